@@ -1,0 +1,230 @@
+"""The whole chain checked and filled in before anything runs: a typo in the last step costs nothing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from .attach import Checker
+from .budget import Budget
+from .errors import UserError, suggestion
+from .methods import FILLED, Found, Method
+from .recipe import Defaults, Recipe, Step
+from .samples import FAMILY, Column
+
+# Made by a select that weights what it keeps; there or not, which only the run can tell.
+WEIGHT = "weight"
+
+
+@dataclass
+class Planned:
+    """A step that can run: its method filled in, what it makes, and which columns it may read."""
+
+    number: int
+    step: Step
+    method: Method
+    found: Found
+    gives: Sequence[Column] = ()
+    needs: Sequence[str] = ()  # without the "?" of those that may be absent
+    travelling: bool = False  # reads the model that an earlier step trains
+    student: str = ""  # whose tokens a budget counts, and under which template
+    student_template: str = ""
+
+    @property
+    def label(self) -> str:
+        return self.step.label
+
+    @property
+    def folder(self) -> str:
+        """Its folder in the run."""
+        return f"{self.number:02d}-{self.step.hook}-{self.step.name}"
+
+    def checker(self) -> Checker:
+        """Checks its answers under the method's own names; --as is applied afterwards."""
+        own = self.step.name
+        columns = [column.renamed(self.step.column, own) for column in self.gives] if self.step.hook == "score" else []
+        return Checker(self.label, self.found.source, own, columns)
+
+
+@dataclass
+class Known:
+    """What exists at a point of the chain."""
+
+    columns: dict[str, str]
+    inputs: Sequence[str]
+    makes: set[str] = field(default_factory=set)  # kinds of models that earlier steps train
+
+
+def check(recipe: Recipe, inputs: Sequence[str] | None) -> list[Planned]:
+    """Plan a recipe. `inputs` are the columns that the rows come with, None where there is no data set.
+
+    Raises UserError for the first thing that would fail.
+    """
+    if not recipe.steps:
+        raise UserError("there is no step; write at least one, such as: score length")
+    known = Known({FAMILY: "every sample"}, list(inputs or ()))
+    planned = []
+    for number, step in enumerate(recipe.steps, 1):
+        if step.hook != "evaluate" and inputs is None:
+            raise UserError(f"{step.label} needs a data set: siftune run DATA {step.label} ...")
+        planned.append(plan_method(number, step, step.method(), step.found(), recipe.run, known))
+    _name_students(planned, recipe.run)
+    return planned
+
+
+def _name_students(planned: Sequence[Planned], defaults: Defaults) -> None:
+    """A budget in tokens counts those of the model that is trained next, else of the run's."""
+    for at, one in enumerate(planned):
+        if one.step.budget is None or Budget.parse(one.step.budget).unit != "tokens":
+            continue
+        trainers = [p.method for p in planned[at:] if p.step.hook == "train"]
+        student = next((m for t in trainers if isinstance(m := getattr(t, "model", None), str)), defaults.model)
+        if student is None:
+            raise UserError(f"{one.label}: a budget in tokens needs the student's tokenizer: --model MODEL, before the first step")
+        one.student = student
+        one.student_template = next((t.template for t in trainers if getattr(t, "template", None)), defaults.template or "auto")
+
+
+def plan_method(
+    number: int, step: Step, method: Method, found: Found, defaults: Defaults, known: Known
+) -> Planned:
+    """One step on top of what is known; adds to it what the step makes."""
+    one = Planned(number, step, method, found)
+    one.travelling = fill(method, step, defaults, known.makes)
+    _require(one)
+    one.needs = _needs(one, known)
+    one.gives = _gives(one)
+    for column in one.gives:
+        if column.name in known.columns and column.name != WEIGHT:
+            raise UserError(
+                f"{one.label} makes the column {column.name!r}, which {known.columns[column.name]} makes already; "
+                "give it another name: --as NAME"
+            )
+        known.columns[column.name] = one.label
+    if step.hook == "select":
+        known.columns.setdefault(WEIGHT, one.label)
+    if step.budget is not None:
+        per = Budget.parse(step.budget).per
+        if per is not None and per not in known.columns and per.removeprefix("input.") not in known.inputs:
+            raise UserError(f"{one.label}: the budget counts per {per!r}, which is no column.{_columns_hint(per, known)}")
+    if step.hook == "train":
+        known.makes.add(type(method).makes)
+    return one
+
+
+def fill(method: Method, step: Step, defaults: Defaults, makes: set[str]) -> bool:
+    """Give the fields that were left open the run's values. True if the model is one that is yet to be trained."""
+    kind = type(method)
+    fields = {f.name for f in kind.fields()}
+    travelling = False
+    for name in (name for name in FILLED if name in fields and getattr(method, name) is None):
+        if name == "model":
+            goes_on = step.hook != "train" or bool(getattr(method, "continue_", False))
+            if goes_on and kind.reads in makes:
+                travelling = True
+            elif kind.reads == "causal-lm":
+                method.model = defaults.model  # type: ignore[attr-defined]
+        elif name == "device":
+            method.device = defaults.device or default_device()  # type: ignore[attr-defined]
+        elif name == "dtype":
+            device = getattr(method, "device", None) or defaults.device or default_device()
+            fallback = "float32" if device.startswith("cpu") else "bfloat16"
+            method.dtype = defaults.dtype or fallback  # type: ignore[attr-defined]
+        elif name == "template":
+            method.template = defaults.template or "auto"  # type: ignore[attr-defined]
+        else:
+            setattr(method, name, getattr(defaults, name))
+    return travelling
+
+
+@cache
+def default_device() -> str:
+    """"cuda" or "mps" where there is one, else "cpu"; torch is asked only where a device may be."""
+    if not (os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/kfd") or sys.platform in ("darwin", "win32")):
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _require(one: Planned) -> None:
+    kind = type(one.method)
+    for name in kind.requires:
+        if getattr(one.method, name) is not None or (name == "model" and one.travelling):
+            continue
+        if name == "model" and kind.reads != "causal-lm":
+            raise UserError(f"{one.label} reads a {kind.reads}, not the run's causal LM: name one with {one.label} --model MODEL")
+        flag = "--" + name.replace("_", "-")
+        example = {"model": "nano", "teacher": "http://localhost:8000/v1"}.get(name, name.upper())
+        raise UserError(f"{one.label} needs a {name.replace('_', ' ')}: {flag} {example}, for the run or for the step")
+    for name in ("dtype", "device", "template"):
+        _check_word(one, name)
+    model = getattr(one.method, "model", None)
+    if isinstance(model, str):
+        from . import models
+
+        try:
+            models.folder(model)
+        except UserError as error:
+            raise UserError(f"{one.label}: {error}") from None
+    for name, value in one.method.options().items():
+        if isinstance(value, Path) and not value.exists():
+            raise UserError(f"{one.label}: --{name.rstrip('_').replace('_', '-')}: there is no file {value}")
+
+
+def _check_word(one: Planned, name: str) -> None:
+    words = {
+        "dtype": ("float32", "bfloat16", "float16"),
+        "device": ("cpu", "cuda", "mps"),
+        "template": ("auto", "alpaca", "vicuna", "wiz", "plain"),
+    }[name]
+    value = getattr(one.method, name, None)
+    own = {f.name: f for f in type(one.method).fields()}
+    if value is None or name not in own or "Literal" in str(own[name].type):
+        return
+    if str(value).partition(":")[0] not in words:
+        raise UserError(f"{one.label}: no {name} {value!r}.{suggestion(str(value), words)}")
+
+
+def _needs(one: Planned, known: Known) -> list[str]:
+    needed = []
+    for name in one.method.needs():
+        plain = name.removesuffix("?")
+        there = plain in known.columns or (plain.startswith("input.") and plain[6:] in known.inputs)
+        if there:
+            needed.append(plain)
+        elif not name.endswith("?"):
+            raise UserError(f"{one.label} needs the column {plain!r}, which no earlier step makes.{_columns_hint(plain, known)}")
+    per = Budget.parse(one.step.budget).per if one.step.budget is not None else None
+    return list(dict.fromkeys([*needed, per] if per else needed))
+
+
+def _columns_hint(name: str, known: Known) -> str:
+    if name in known.inputs:
+        return f" The rows came with it: write input.{name}."
+    if name == "embedding":
+        return " Put a step before it: embed sentence"
+    if name.startswith("cluster"):
+        return " Put a step before it: cluster kmeans"
+    return suggestion(name, [c for c in known.columns if c not in (FAMILY, WEIGHT)] + [f"input.{c}" for c in known.inputs])
+
+
+def _gives(one: Planned) -> list[Column]:
+    step = one.step
+    if step.hook == "embed":
+        return [Column(step.column)]
+    if step.hook == "cluster":
+        return [Column(step.column), Column(f"{step.column}_distance", better="lower")]
+    if step.hook != "score":
+        return []
+    columns = list(one.method.gives()) or [Column(step.name)]
+    for column in columns:
+        if column.name != step.name and not column.name.startswith(step.name + "."):
+            raise UserError(f"{one.label} ({one.found.source}): gives() names {column.name!r}; its columns are {step.name!r} and {step.name + '.…'!r}")
+    return [column.renamed(step.name, step.column) for column in columns]

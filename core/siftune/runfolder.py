@@ -1,0 +1,295 @@
+"""The folder of a run: what it was asked, what happened, the table of every row, and what was kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections import Counter
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from . import fingerprint
+from .engine import Done, State
+from .errors import UserError
+from .plan import Planned
+from .recipe import Recipe, toml
+from .samples import Array
+from .store import FAILED, LEFT_OUT, OK, write_json, written
+
+MANIFEST = "manifest.json"
+STATES = {0: "", OK: "ok", LEFT_OUT: "left_out", FAILED: "failed"}
+LONGEST_TEXT = 200  # in the table; longer texts stay in the step's own folder
+
+
+def next_free(name: str, parent: Path = Path("runs")) -> Path:
+    """`runs/<recipe>-<n>`, the first that is not there."""
+    number = 1
+    while (parent / f"{name}-{number}").exists():
+        number += 1
+    return parent / f"{name}-{number}"
+
+
+def prepare(folder: Path, recipe: Recipe, overwrite: bool = False) -> None:
+    """Make the folder, or go on in it if it holds the same recipe. Raises UserError for another one."""
+    mark = asked(recipe)
+    manifest = folder / MANIFEST
+    if folder.exists() and any(folder.iterdir()):
+        if not manifest.is_file():
+            raise UserError(f"{folder} is there and is no run of siftune; name another folder: --out DIR")
+        before = json.loads(manifest.read_text(encoding="utf-8"))
+        if overwrite:
+            shutil.rmtree(folder)
+        elif before.get("asked") != mark:
+            raise UserError(f"{folder} holds a run of another recipe; name another folder, or replace it: --overwrite")
+    folder.mkdir(parents=True, exist_ok=True)
+    if not manifest.exists():
+        write_json(manifest, {"asked": mark, "state": "running", "started": _now()})
+
+
+def asked(recipe: Recipe) -> str:
+    """What tells one recipe from another: everything that the user wrote."""
+    return fingerprint.digest(recipe.tables())
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a run. Raises UserError if the folder is none."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(f"{folder} is no run: there is no {MANIFEST} in it")
+    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return manifest
+
+
+def write(folder: Path, recipe: Recipe, plan: Sequence[Planned], state: State, format: str = "") -> dict[str, Any]:
+    """Write everything that DESIGN promises of a run folder, and give the manifest."""
+    before = read_manifest(folder)
+    _lock(folder / "recipe.toml", recipe, plan)
+    steps = [_step(folder, done, state) for done in state.done]
+    write_table(folder / "table.parquet", state)
+    pool = state.pool
+    if len(pool):
+        pool.write(folder / "selected.jsonl", kept_rows(state), format)
+    if pool.source is not None and pool.source.rejected:
+        with written(folder / "rejected.jsonl") as temporary, temporary.open("w", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in pool.source.rejected)
+    write_evaluation(folder, state)
+    codes, reasons = state.final()
+    manifest = {
+        "asked": before["asked"],
+        "state": "finished",
+        "started": before.get("started"),
+        "finished": _now(),
+        "siftune": version("siftune") if _installed("siftune") else "",
+        "python": platform.python_version(),
+        "data": _lineage(recipe),
+        "counts": {
+            "rows": len(pool.source.rows) if pool.source else len(pool),
+            "rejected": len(pool.source.rejected) if pool.source else 0,
+            "rewrites": sum(sample.parent is not None for sample in pool.samples),
+            **{name: int((codes == code).sum()) for code, name in STATES.items() if name},
+            "kept": int(state.in_play.sum()),
+            "reasons": Counter(_kind(reason) for reason in reasons if reason).most_common(),
+        },
+        "steps": steps,
+    }
+    write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def _kind(reason: str) -> str:
+    """A reason without its numbers, so that a thousand of them count as one."""
+    words = [("N" if any(c.isdigit() for c in word) else word) for word in str(reason).split(" ")]
+    return " ".join(words)
+
+
+def kept_rows(state: State) -> Array:
+    """Rows in play, by rank where the last select gave one, then by their place in the pool."""
+    rows = np.flatnonzero(state.in_play)
+    return rows[np.argsort(np.nan_to_num(state.rank[rows], nan=np.inf), kind="stable")]
+
+
+def _lock(path: Path, recipe: Recipe, plan: Sequence[Planned]) -> None:
+    """The recipe with everything filled in: what the run used, whatever the defaults become later."""
+    steps = []
+    for one in plan:
+        table = one.step.table() | {
+            name.rstrip("_"): str(value) if isinstance(value, Path) else value
+            for name, value in one.method.options().items()
+            if value is not None and value != [] and not (name == "model" and one.travelling)
+        }
+        steps.append(table)
+    tables = recipe.from_here().tables()
+    tables["step"] = steps
+    packages = sorted({(one.found.package, one.found.version) for one in plan})
+    tables["lock"] = {
+        "python": platform.python_version(),
+        "packages": {name: told for name, told in packages} | {name: version(name) for name in _STACK if _installed(name)},
+    }
+    with written(path) as temporary:
+        temporary.write_text(toml(tables), encoding="utf-8")
+
+
+_STACK = ("siftune", "torch", "transformers", "numpy", "faiss-cpu", "peft", "lm-eval", "sentence-transformers")
+
+
+def _installed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _lineage(recipe: Recipe) -> list[dict[str, Any]]:
+    told = []
+    for path in recipe.data.path:
+        file = Path(path)
+        told.append({"path": path} | ({"blake2b": fingerprint.of_file(file), "bytes": file.stat().st_size} if file.is_file() else {}))
+    return told
+
+
+def _step(folder: Path, done: Done, state: State) -> dict[str, Any]:
+    """One step's own folder, and its entry in the manifest."""
+    planned = done.planned
+    place = folder / planned.folder
+    place.mkdir(parents=True, exist_ok=True)
+    told: dict[str, Any] = {
+        "step": planned.label,
+        "hook": planned.step.hook,
+        "method": planned.step.name,
+        "on": planned.step.on,
+        "budget": None if planned.step.budget is None else str(planned.step.budget),
+        "package": planned.found.source,
+        "options": {k: str(v) if isinstance(v, Path) else v for k, v in planned.method.options().items()},
+        "fingerprint": done.key,
+        "given": done.given,
+        "found": done.found,
+        "computed": done.computed,
+        "states": {name: int((done.states == code).sum()) for code, name in STATES.items() if name},
+        "seconds": round(done.seconds, 3),
+        "columns": done.columns,
+        "figures": done.figures,
+        "warnings": done.warnings,
+    }
+    if done.columns and planned.step.hook != "embed":
+        write_columns(place / "values.parquet", done, state)
+    if done.kept is not None:
+        chosen = [state.pool.samples[row].id for row in done.kept]
+        with written(place / "kept.parquet") as temporary:
+            pq.write_table(pa.table({"id": chosen, "rank": pa.array(range(1, len(chosen) + 1), pa.int64())}), temporary)
+    if done.model is not None:
+        told["model"] = str(done.model.folder)
+        _link(place / "model", done.model.folder)
+    if done.evaluation is not None:
+        told["metrics"] = done.evaluation.metrics
+    write_json(place / "step.json", told)
+    return told
+
+
+def _link(place: Path, target: Path) -> None:
+    """Point to a model in the store; where links are not allowed, copy it."""
+    if place.is_symlink():
+        place.unlink()
+    elif place.exists():
+        shutil.rmtree(place)
+    try:
+        place.symlink_to(target.resolve(), target_is_directory=True)
+    except OSError:
+        shutil.copytree(target, place)
+
+
+def write_columns(path: Path, done: Done, state: State) -> None:
+    """Every column of a step, long texts and lists included, one row per row that it was given."""
+    rows = np.flatnonzero(done.states)
+    table: dict[str, Any] = {"id": [state.pool.samples[row].id for row in rows]}
+    table["state"] = [STATES[int(code)] for code in done.states[rows]]
+    table["reason"] = pa.array(list(done.reasons[rows]), pa.string())
+    for name in done.columns:
+        table[name] = arrow(state.pool.columns[name].at(rows, len(state.pool)))
+    with written(path) as temporary:
+        pq.write_table(pa.table(table), temporary)
+
+
+def arrow(values: Array) -> pa.Array:
+    """A column as Parquet holds it: nulls where there is no value."""
+    if values.dtype.kind == "f":
+        return pa.array(values, mask=np.isnan(values))
+    return pa.array([value.tolist() if isinstance(value, np.ndarray) else value for value in values])
+
+
+def write_table(path: Path, state: State) -> None:
+    """`table.parquet`: one row per input row that could be read, in input order, then the rewrites."""
+    pool = state.pool
+    codes, reasons = state.final()
+    numbers: list[int | None] = list(pool.source.numbers) if pool.source else list(range(1, len(pool) + 1))
+    numbers += [None] * (len(pool) - len(numbers))
+    columns: dict[str, Any] = {
+        "id": pa.array([sample.id for sample in pool.samples], pa.string()),
+        "row": pa.array(numbers, pa.int64()),
+        "parent": pa.array([sample.parent for sample in pool.samples], pa.string()),
+        "made_by": pa.array([sample.made_by for sample in pool.samples], pa.string()),
+        "status": pa.array([STATES[int(code)] for code in codes], pa.string()),
+        "reason": pa.array(list(reasons), pa.string()),
+        "kept": pa.array(state.in_play),
+        "rank": _whole(state.rank),
+        "weight": pa.array(np.where(state.in_play, state.weight, np.nan), mask=~state.in_play),
+    }
+    every = np.arange(len(pool))
+    for name, held in pool.columns.items():
+        if held.index is not None or name in columns:
+            continue
+        values = held.at(every, len(pool))
+        if values.dtype.kind == "f":
+            columns[name] = arrow(values)
+        elif all(value is None or (isinstance(value, str) and len(value) <= LONGEST_TEXT) for value in values):
+            columns[name] = pa.array(list(values), pa.string())
+    with written(path) as temporary:
+        pq.write_table(pa.table(columns), temporary)
+
+
+def _whole(values: Array) -> pa.Array:
+    missing = ~np.isfinite(values)
+    return pa.array(np.where(missing, 0, values).astype(np.int64), mask=missing)
+
+
+def write_evaluation(folder: Path, state: State) -> None:
+    """`evaluation.json` and `items.parquet`, where anything was evaluated."""
+    results = [done for done in state.done if done.evaluation is not None]
+    if not results:
+        return
+    write_json(folder / "evaluation.json", {d.planned.label: d.evaluation.metrics for d in results if d.evaluation})
+    items = [{"step": d.planned.label} | dict(item) for d in results if d.evaluation for item in d.evaluation.items]
+    if items:
+        names = list(dict.fromkeys(name for item in items for name in item))
+        columns = {name: _items(item.get(name) for item in items) for name in names}
+        with written(folder / "items.parquet") as temporary:
+            pq.write_table(pa.table(columns), temporary)
+
+
+def _items(values: Any) -> pa.Array:
+    plain = list(values)
+    try:
+        return pa.array(plain)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([None if v is None else v if isinstance(v, str) else json.dumps(v, default=str) for v in plain])
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def user_path(path: Path) -> str:
+    """A path as short as it can be said from here."""
+    try:
+        return os.path.relpath(path) if not os.path.relpath(path).startswith("..") else str(path)
+    except ValueError:
+        return str(path)
