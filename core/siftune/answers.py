@@ -33,6 +33,8 @@ class Answers:
                 path or ":memory:", timeout=60, isolation_level=None, check_same_thread=False
             )
             self._file.execute("PRAGMA journal_mode = WAL")
+            # no waiting for the disk: a kill of this process loses nothing, only a power cut a last moment
+            self._file.execute("PRAGMA synchronous = NORMAL")
             self._file.execute(
                 "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, "
                 "text TEXT NOT NULL, finish_reason TEXT NOT NULL, tokens INTEGER NOT NULL)"

@@ -193,13 +193,14 @@ def apply(
     step = Step(hook, _name(hook, type(method)), budget=budget)
     if hook == "train" and folder is None:
         raise UserError("a trainer needs a place for its model: apply(..., folder=...)")
-    pool = samples.pool
+    pool = samples.pool.copy()
     state = State.of(pool, keep_duplicates=True)
     inside = np.zeros(len(pool), bool)
     inside[samples.rows] = True
     state.in_play &= inside
     known = plan.Known({name: "the caller" for name in pool.names()}, [])
     known.columns[plan.FAMILY] = "the caller"
+    known.about = {name: held.about for name, held in pool.columns.items()}
     planned = plan.plan_method(1, step, method, _source(type(method), hook, step.name), Defaults(min_coverage=0.0), known)
     with tempfile.TemporaryDirectory(prefix="siftune-") as scratch, teachers() as chat_with:
         engine = Engine(state, Store(Path(scratch) / "store"), Path(scratch), Recipe((step,), run=Defaults(min_coverage=0.0)), chat_with)

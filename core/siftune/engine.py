@@ -144,6 +144,7 @@ class Engine:
         rows = np.flatnonzero(self.state.in_play if planned.step.on == "kept" else self.state.readable)
         if not len(rows):
             raise UserError(f"{planned.label}: no sample is in play; {self._why_empty()}")
+        planned.needs = [name for name in planned.needs if self.state.pool.has(name)]  # weights may never have come
         view = self.state.pool.view(rows, planned.needs)
         if hook == "embed" or (hook == "score" and type(planned.method).scope == "rows"):
             return self._row_step(planned, view)
@@ -348,8 +349,6 @@ class Engine:
         step, pool = planned.step, self.state.pool
         columns = {}
         for name in planned.needs:
-            if not pool.has(name):
-                continue
             held = pool.held(name)
             # values of input.* columns are told apart row by row, see fingerprint.row_keys
             columns[name] = held.origin or name

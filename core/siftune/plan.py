@@ -56,6 +56,7 @@ class Known:
 
     columns: dict[str, str]
     inputs: Sequence[str]
+    about: dict[str, Column] = field(default_factory=dict)
     makes: set[str] = field(default_factory=set)  # kinds of models that earlier steps train
 
 
@@ -105,6 +106,7 @@ def plan_method(
                 "give it another name: --as NAME"
             )
         known.columns[column.name] = one.label
+        known.about[column.name] = column
     if step.hook == "select":
         known.columns.setdefault(WEIGHT, one.label)
     if step.budget is not None:
@@ -201,6 +203,9 @@ def _needs(one: Planned, known: Known) -> list[str]:
             needed.append(plain)
         elif not name.endswith("?"):
             raise UserError(f"{one.label} needs the column {plain!r}, which no earlier step makes.{_columns_hint(plain, known)}")
+    # who may read a column may read what its range hangs on
+    for name in list(needed):
+        needed += [other for other in known.about[name].at_least if other in known.columns] if name in known.about else []
     per = Budget.parse(one.step.budget).per if one.step.budget is not None else None
     return list(dict.fromkeys([*needed, per] if per else needed))
 

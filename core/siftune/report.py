@@ -1,2 +1,474 @@
-"""The page that shows what happened to every sample."""
-def write(run): ...
+"""The page that shows what happened to every sample: one file that needs nothing beside itself."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
+
+import jinja2
+import numpy as np
+
+from . import chart, shown
+from .engine import Done, State
+from .runfolder import STATES, kept_rows
+from .samples import Array, Held, Sample
+from .store import LEFT_OUT, OK, written
+
+if TYPE_CHECKING:
+    from .api import Run
+    from .recipe import Step
+
+LONGEST_TEXT = 400  # characters of a message on the page
+EACH = 6  # samples of a kind
+MOST_REASONS = 25
+MOST_CHARTS = 60
+
+
+def write(run: Run) -> Path:
+    """Write `report.html` of a run into its folder, and give its path."""
+    path = run.folder / "report.html"
+    text = _template().render(page(run))
+    with written(path) as temporary:
+        # a lone surrogate out of an option or an error is text that no file can hold
+        temporary.write_text(text, encoding="utf-8", errors="replace")
+    return path
+
+
+def _template() -> jinja2.Template:
+    surroundings = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # what is written by others is made fit to be shown before it is escaped
+        finalize=lambda value: shown.visible(value) if type(value) is str else value,
+    )
+    surroundings.filters |= {"number": shown.number, "duration": shown.duration, "size": shown.size}
+    return surroundings.get_template("report.html.j2")
+
+
+def page(run: Run) -> dict[str, Any]:
+    """All that the page says."""
+    fates = [fate for fate in _fates(run) if fate.count]
+    doubts = warnings(run.state)
+    steps = [_step(number, done, run.state) for number, done in enumerate(run.state.done, 1)]
+    total = sum(fate.count for fate in fates)
+    return {
+        "name": run.folder.resolve().name,
+        "manifest": run.manifest,
+        "chain": [command(done.planned.step) for done in run.state.done],
+        "summary": summary(run),
+        "fates": fates,
+        "total": total,
+        "parts": _shares(fates, total),
+        "reasons": reasons(run.state),
+        "most_reasons": MOST_REASONS,
+        "warnings": [(step["label"], text) for step in steps for text in step["warnings"]] + doubts,
+        "steps": steps,
+        "seconds": sum(step["seconds"] for step in steps),
+        "charts": list(charts(run.state)),
+        "arms": arms(run),
+        "evaluations": evaluations(run),
+        "chosen_by": _chosen_by(run.state),
+        "groups": groups(run.state),
+        "longest": LONGEST_TEXT,
+        "files": files(run),
+    }
+
+
+# ---- what became of the rows ----
+
+
+class Fate(NamedTuple):
+    """How many rows ended in one way."""
+
+    name: str
+    kind: str
+    count: int
+
+
+def _fates(run: Run) -> list[Fate]:
+    codes, _ = run.state.final()
+    counts = run.manifest["counts"]
+    return [
+        Fate("kept", "kept", int(run.state.in_play.sum())),
+        Fate("not chosen", "passed", int(((codes == OK) & ~run.state.in_play).sum())),
+        Fate("left out", "left", int((codes == LEFT_OUT).sum())),
+        Fate("failed", "failed", counts["failed"]),
+        Fate("could not be read", "rejected", counts["rejected"]),
+    ]
+
+
+def _shares(fates: Sequence[Fate], total: int) -> list[tuple[Fate, float, float]]:
+    """Each fate with where its part of a bar of 1,000 begins and how long it is."""
+    placed, at = [], 0.0
+    for fate in fates:
+        placed.append((fate, at, 1000 * fate.count / total))
+        at += 1000 * fate.count / total
+    return placed
+
+
+def summary(run: Run) -> str:
+    """The run in a sentence."""
+    counts, selects = run.manifest["counts"], [d for d in run.state.done if d.kept is not None]
+    rows = counts["rows"]
+    if not rows:
+        return "No rows were read: the run evaluates a model."
+    words = f"{rows:,} rows were read"
+    if counts["rewrites"]:
+        words += f" and {counts['rewrites']:,} rewrites made"
+    if selects:
+        share = 100 * counts["kept"] / (rows + counts["rewrites"])
+        return f"{words}; {command(selects[-1].planned.step)} kept {counts['kept']:,} of them ({share:.3g}%)."
+    return f"{words}; nothing was selected, so {counts['kept']:,} stayed in play."
+
+
+def command(step: Step) -> str:
+    """A step as the command line says it."""
+    said = [step.hook, step.name]
+    flags = {"on": None if step.on == "kept" else step.on, "as": step.as_, **step.options, "budget": step.budget}
+    for key, value in flags.items():
+        flag = "--" + key.rstrip("_").replace("_", "-")
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            if one is True:
+                said.append(flag)
+            elif one is not None and one is not False:
+                said += [flag, shlex.quote(str(one))]
+    return " ".join(said)
+
+
+def reasons(state: State) -> list[dict[str, Any]]:
+    """Why rows are not in play that might have been: who said so, how often, and for which rows."""
+    codes, why = state.final()
+    wrong = np.flatnonzero(codes > OK)
+    said_by = np.full(len(codes), None, object)
+    said_by[wrong[~state.readable[wrong]]] = "reading"
+    for done in state.done:
+        open_ = [row for row in wrong if said_by[row] is None and done.states[row] == codes[row]]
+        for row in open_:
+            if done.reasons[row] == why[row]:
+                said_by[row] = done.planned.label
+    found = []
+    for code, who in sorted({(int(codes[row]), str(said_by[row])) for row in wrong}):
+        rows = [row for row in wrong if codes[row] == code and str(said_by[row]) == who]
+        for reason, places in shown.alike(str(why[row]) for row in rows):
+            examples = [_number(state, rows[place]) for place in places[:3]]
+            told = {"state": STATES[code].replace("_", " "), "who": who, "reason": shown.shortened(reason, 300)[0]}
+            found.append(told | {"count": len(places), "examples": examples})
+    return sorted(found, key=lambda one: -one["count"])
+
+
+def _number(state: State, row: int) -> str:
+    """What a sample is called: its row in the input, or the beginning of its id."""
+    source = state.pool.source
+    if source is not None and row < len(source.numbers):
+        return f"{source.numbers[row]}"
+    return state.pool.samples[row].id[:8]
+
+
+# ---- steps ----
+
+
+def _step(number: int, done: Done, state: State) -> dict[str, Any]:
+    planned = done.planned
+    own = {"on", "as_", "budget", *planned.step.options}
+    filled = {k.rstrip("_"): v for k, v in planned.method.options().items() if k not in own and v not in (None, False, [])}
+    figures = {k: v for k, v in done.figures.items() if not (k == "kept" and done.kept is not None) and k != "centres"}
+    return {
+        "number": number,
+        "label": planned.label,
+        "command": command(planned.step),
+        "source": planned.found.source,
+        "filled": filled,
+        "work": _work(done),
+        "states": [
+            (name.replace("_", " "), int((done.states == code).sum()))
+            for code, name in STATES.items()
+            if code > OK and (done.states == code).any()
+        ],
+        "kept": None if done.kept is None else len(done.kept),
+        "seconds": done.seconds,
+        "figures": [(key.replace("_", " "), figure(value)) for key, value in figures.items()],
+        "warnings": done.warnings,
+        "columns": [name for name in done.columns if state.pool.columns[name].index is None],
+    }
+
+
+def _work(done: Done) -> str:
+    """How much was computed, and how much was known already."""
+    if done.planned.step.hook == "evaluate":
+        return "found in the store" if done.found else "measured"
+    if not done.computed:
+        return f"{done.given:,} rows, all found in the store"
+    return f"{done.given:,} rows, {done.computed:,} computed" + (f", {done.found:,} found in the store" if done.found else "")
+
+
+def figure(value: Any) -> str:
+    """A figure of a step or an evaluation: a number, a short list, a mapping."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {figure(one)}" for key, one in value.items())
+    if isinstance(value, (list, tuple)):
+        listed = ", ".join(figure(one) for one in value[:8])
+        return f"{listed}, … ({len(value):,})" if len(value) > 8 else listed
+    return shown.shortened(shown.number(value), 200)[0]
+
+
+# ---- scores ----
+
+
+def charts(state: State) -> Iterator[dict[str, Any]]:
+    """A histogram of every column of numbers, in the order in which they were made."""
+    clusters = {done.columns[0] for done in state.done if done.planned.step.hook == "cluster" and done.columns}
+    for at, (name, held) in enumerate(list(_numeric(state))[:MOST_CHARTS]):
+        pool, kept, about = held.values, held.values[state.in_play], held.about
+        if state.in_play.all() or not any(done.kept is not None for done in state.done):
+            kept = kept[:0]
+        if name in clusters:
+            pool, kept = chart.by_size(pool, held.values)
+            kept = kept[state.in_play]
+        drawn = chart.histogram(pool, kept, about)
+        notes = [*drawn.notes, *_range(held)]
+        if name in clusters:
+            notes.insert(0, "clusters are numbered anew, the largest first")
+        missing = int(np.isnan(held.values[state.readable]).sum())
+        if missing:
+            notes.append(f"{missing:,} rows have no value")
+        yield {
+            "name": name,
+            "unit": about.unit,
+            "step": held.step,
+            "svg": chart.svg(drawn, f"chart-{at}"),
+            "notes": notes,
+            "table": [_quantiles("pool", pool)] + ([_quantiles("kept", kept)] if np.isfinite(kept).any() else []),
+            "part": "." in name or name.endswith("_distance"),
+        }
+
+
+def _numeric(state: State) -> Iterator[tuple[str, Held]]:
+    for name, held in state.pool.columns.items():
+        if held.index is None and held.values.dtype.kind == "f" and np.isfinite(held.values).any():
+            yield name, held
+
+
+def _range(held: Held) -> list[str]:
+    about = held.about
+    words = [f"{way} is better" for way in [about.better] if way]
+    words += [f"chooses below {about.below:g}"] if about.below is not None else []
+    words += [f"chooses above {about.above:g}"] if about.above is not None else []
+    words += [f"chooses where {name} is at least {least:g}" for name, least in about.at_least.items()]
+    return words
+
+
+def _quantiles(name: str, values: Array) -> tuple[str, list[str]]:
+    finite = values[np.isfinite(values)]
+    cuts = np.quantile(finite, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1])
+    return name, [f"{len(finite):,}", *(shown.number(float(cut)) for cut in cuts), shown.number(float(finite.mean()))]
+
+
+def warnings(state: State) -> list[tuple[str, str]]:
+    """What is doubtful about the columns that the run's scorers made: (column, sentence)."""
+    try:
+        from . import degenerate
+    except ImportError:
+        return []
+    lengths = np.array([len(sample.response) for sample in state.pool.samples], np.float64)
+    scored = [name for done in state.done if done.planned.step.hook == "score" for name in done.columns[:1]]
+    return [
+        (name, text)
+        for name, held in _numeric(state)
+        if name in scored
+        for text in degenerate.warnings(name, held.values[state.readable], lengths[state.readable])
+    ]
+
+
+# ---- evaluations and arms ----
+
+
+def _all(run: Run) -> dict[str, Run]:
+    return {"this run": run, **run.arms}
+
+
+def arms(run: Run) -> list[dict[str, Any]]:
+    """What each arm kept, and how much of it the run itself kept too."""
+    if not run.arms:
+        return []
+    own = {run.state.pool.samples[row].id for row in kept_rows(run.state)}
+    found = []
+    for name, one in _all(run).items():
+        ids = {one.state.pool.samples[row].id for row in kept_rows(one.state)}
+        selects = [d for d in one.state.done if d.kept is not None]
+        said = command(selects[-1].planned.step) if selects else "nothing selected"
+        place = "" if one is run else quote(f"arms/{name}/selected.jsonl")
+        found.append({"name": name, "said": said, "kept": len(ids), "shared": len(ids & own), "place": place})
+    return found
+
+
+def evaluations(run: Run) -> list[dict[str, Any]]:
+    """Every figure of every evaluating step, the arms below each other."""
+    runs = _all(run)
+    labels = list(dict.fromkeys(label for one in runs.values() for label in one.results))
+    found = []
+    for label in labels:
+        results = {name: one.results[label] for name, one in runs.items() if label in one.results}
+        names = list(dict.fromkeys(metric for figures in results.values() for metric in figures))
+        metrics = []
+        for metric in names:
+            values = {name: figures[metric] for name, figures in results.items() if metric in figures}
+            metrics.append({"name": metric, "rows": _rows(values)})
+        found.append({"label": label, "metrics": metrics})
+    return found
+
+
+def _rows(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One figure in every arm, with its interval where there is one, on a scale that they share."""
+    bounds = [float(v[end]) for v in values.values() if _has_interval(v) for end in ("low", "high", "value")]
+    rows = []
+    for name, value in values.items():
+        row = {"arm": name, "value": figure(value), "interval": "", "n": "", "rest": "", "svg": ""}
+        if isinstance(value, Mapping) and "value" in value:
+            row |= {"value": figure(value["value"]), "n": figure(value["n"]) if "n" in value else ""}
+            row["rest"] = figure({k: v for k, v in value.items() if k not in ("value", "low", "high", "n")})
+        if _has_interval(value):
+            row["interval"] = f"{figure(value['low'])} to {figure(value['high'])}"
+            row["svg"] = chart.interval(value["value"], value["low"], value["high"], (min(bounds), max(bounds)))
+        rows.append(row)
+    return rows
+
+
+def _has_interval(value: Any) -> bool:
+    ends = ("value", "low", "high")
+    return isinstance(value, Mapping) and all(
+        isinstance(value.get(end), (int, float)) and math.isfinite(value[end]) for end in ends
+    )
+
+
+# ---- samples ----
+
+
+def _chosen_by(state: State) -> str:
+    """The column that the last select went by; the last score's where nothing was selected; else nothing."""
+    numeric = dict(_numeric(state))
+    selects = [done for done in state.done if done.kept is not None]
+    if selects:
+        planned = selects[-1].planned
+        named = [planned.method.options().get("by"), *planned.needs]
+        return next((str(one) for one in named if isinstance(one, str) and one in numeric), "")
+    scores = [done.columns[0] for done in state.done if done.planned.step.hook == "score" and done.columns]
+    return next((name for name in reversed(scores) if name in numeric), "")
+
+
+def groups(state: State) -> list[dict[str, Any]]:
+    """Some samples of each kind; none is shown twice."""
+    selects = [done for done in state.done if done.kept is not None]
+    by = _chosen_by(state)
+    if by:
+        order = _ordered(state, by, selects[-1] if selects else None)
+        wanted = list(_kinds(order, state.in_play[order], by))
+    elif selects:
+        wanted = list(_unordered(state, selects[-1]))
+    else:
+        rows = np.flatnonzero(state.in_play)
+        wanted = [("Some samples", "evenly spaced", _spaced(rows, EACH))]
+    seen: set[int] = set()
+    found = []
+    for title, note, rows in wanted:
+        fresh = [row for row in map(int, rows) if row not in seen]
+        seen.update(fresh)
+        if fresh:
+            found.append({"title": title, "note": note, "samples": [_sample(state, row) for row in fresh]})
+    return found
+
+
+def _ordered(state: State, by: str, select: Done | None) -> Array:
+    """The rows that a select chose among, best first; equal values in id order, as it is done there."""
+    held = state.pool.held(by)
+    options = {} if select is None else select.planned.method.options()
+    low_first = bool(options.get("lowest")) or (held.about.better == "lower" and not options.get("highest"))
+    among = state.readable if select is None else select.states == OK
+    rows = state.pool.order[(among & np.isfinite(held.values))[state.pool.order]]
+    values = held.values[rows]
+    return rows[np.argsort(values if low_first else -values, kind="stable")]
+
+
+def _kinds(order: Array, kept: Array, by: str) -> Iterator[tuple[str, str, Array]]:
+    yield "Best", f"the first by {by}", order[:EACH]
+    count = int(kept.sum())
+    if kept[:count].all() and 0 < count < len(order):
+        yield "The edge", "the last that were kept and the first that were not", order[max(count - 3, 0) : count + 3]
+    middle = max((len(order) - EACH) // 2, 0)
+    yield "Middle", f"around the median of {by}", order[middle : middle + EACH]
+    yield "Worst", f"the last by {by}", order[-EACH:]
+
+
+def _unordered(state: State, select: Done) -> Iterator[tuple[str, str, Array]]:
+    kept = select.kept if select.kept is not None else np.zeros(0, np.int64)
+    yield "First chosen", "by rank", kept[:EACH]
+    middle = max((len(kept) - EACH) // 2, 0)
+    yield "Middle of the chosen", "by rank", kept[middle : middle + EACH]
+    yield "Last chosen", "by rank", kept[-EACH:]
+    passed = np.setdiff1d(np.flatnonzero(select.states == OK), kept)
+    yield "Not chosen", "evenly spaced", _spaced(passed, EACH)
+
+
+def _spaced(rows: Array, count: int) -> Array:
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64))]
+
+
+def _sample(state: State, row: int) -> dict[str, Any]:
+    sample = state.pool.samples[row]
+    values = [(name, held.values[row]) for name, held in _numeric(state) if "." not in name or name == _chosen_by(state)]
+    rank = state.rank[row]
+    return {
+        "number": _number(state, row),
+        "id": sample.id,
+        "rewrite": sample.made_by,
+        "kept": bool(state.in_play[row]),
+        "rank": int(rank) if math.isfinite(rank) else None,
+        "values": [(name, shown.number(float(value))) for name, value in values if math.isfinite(value)][:8],
+        "messages": list(_messages(sample)),
+    }
+
+
+def _messages(sample: Sample) -> Iterator[dict[str, Any]]:
+    """What is asked and answered last, and how much was said before."""
+    told = list(sample.messages)
+    first = max(len(told) - 2, 0)
+    if len(told) == 3 and told[0]["role"] == "system":
+        first = 0
+    if first:
+        yield {"role": "", "text": f"{first} earlier message{'s' if first > 1 else ''}", "more": 0}
+    for message in told[first:]:
+        text, more = shown.shortened(message["content"], LONGEST_TEXT)
+        yield {"role": message["role"], "text": text, "more": more}
+
+
+# ---- files ----
+
+ABOUT_FILES = {
+    "selected.jsonl": "the kept samples, best first, in the format of the input",
+    "table.parquet": "one row per sample: status, reason, rank, and every score",
+    "rejected.jsonl": "rows that could not be read, and why",
+    "evaluation.json": "the figures of the evaluation",
+    "items.parquet": "one row per test item",
+    "recipe.toml": "the recipe with everything filled in: siftune run recipe.toml does it again",
+    "manifest.json": "where everything came from: hashes, versions, counts, times",
+}
+
+
+def files(run: Run) -> list[tuple[str, str, str, int | None]]:
+    """(link, name, what it is, bytes) of what lies beside this page."""
+    found: list[tuple[str, str, str, int | None]] = []
+    for name, about in ABOUT_FILES.items():
+        if (run.folder / name).is_file():
+            found.append((name, name, about, (run.folder / name).stat().st_size))
+    for done in run.state.done:
+        place = done.planned.folder
+        if (run.folder / place).is_dir():
+            told = "the trained model, and what became of the step" if done.model else "what the step gave every sample"
+            found.append((quote(place) + "/", place + "/", f"{done.planned.label}: {told}", None))
+    return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -215,6 +215,12 @@ class Pool:
         from . import formats
 
         return formats.write(self, Path(path), range(len(self)) if rows is None else rows, format)
+
+    def copy(self) -> Pool:
+        """The same samples and columns; what is added to the copy leaves this pool as it is."""
+        other = Pool(self.samples, self.source)
+        other.columns = {name: replace(held) for name, held in self.columns.items()}
+        return other
 
     def __len__(self) -> int:
         return len(self.samples)

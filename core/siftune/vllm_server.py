@@ -8,6 +8,7 @@ in the server's process group: vLLM's engine and its workers would otherwise go 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import http.client
 import logging
 import os
@@ -74,6 +75,7 @@ class Server:
                 cwd=self._folder,  # python -m looks for vllm here first, and should not find the user's files
                 start_new_session=True,
             )
+        self._ended = False
         atexit.register(self.stop)
         try:
             self._wait(patience)
@@ -123,6 +125,7 @@ class Server:
         """Raises UserError with the end of the log if the server has ended."""
         if self._guard.poll() is None:
             return
+        self._end_group()
         said = self._last_lines()
         if "No module named" in said and "vllm" in said:
             raise UserError(
@@ -146,10 +149,16 @@ class Server:
         try:
             self._guard.wait(GRACE + 5)
         finally:
-            if self._guard.poll() is None:
-                os.killpg(self._guard.pid, signal.SIGKILL)
-                self._guard.wait()
+            self._end_group()
+            self._guard.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _end_group(self) -> None:
+        """The last resort: the guard itself hangs, or was killed by somebody else."""
+        if not self._ended:
+            self._ended = True  # once only: later, the number may be that of somebody else's processes
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._guard.pid, signal.SIGKILL)
 
 
 def _free_port() -> int:
