@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -113,7 +113,7 @@ def carry_out(
     runfolder.prepare(folder, recipe, overwrite)
     shared = Store(Path(store) if store is not None else default_root())
     told = progress or Quiet()
-    with teachers() as chat_with:
+    with teachers(partial(told.say, "teacher")) as chat_with:
         carry = partial(_carry, store=shared, format=format, progress=told, chat_with=chat_with, inputs=inputs)
         whole = carry(recipe, pool, folder)
         for arm in arms:
@@ -153,7 +153,7 @@ def _carry(
 
 
 @contextlib.contextmanager
-def teachers() -> Iterator[Any]:
+def teachers(say: Callable[[str], None] = lambda text: None) -> Iterator[Any]:
     """One client for each teacher of a run, with the server it may have started, closed whatever happens."""
     clients: dict[tuple[str, str | None], Any] = {}
 
@@ -161,7 +161,7 @@ def teachers() -> Iterator[Any]:
         from .teacher import Chat
 
         if (teacher, model) not in clients:
-            clients[teacher, model] = Chat(teacher, model, memory=memory)
+            clients[teacher, model] = Chat(teacher, model, memory=memory, say=say)
         return clients[teacher, model]
 
     try:

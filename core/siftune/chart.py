@@ -28,6 +28,7 @@ class Histogram:
     median: float
     kept_median: float  # NaN where nothing kept has a value
     log: bool = False
+    whole: bool = False  # every value is a whole number
     notes: Sequence[str] = ()
     about: Column = field(default_factory=lambda: Column(""))
 
@@ -41,8 +42,8 @@ class Histogram:
 
 
 def histogram(pool: Array, kept: Array, about: Column) -> Histogram:
-    """Bins that show where most values lie; what lies far outside is counted in the first or the last bar, and
-    the notes say so. `pool` and `kept` are float64 `(n,)`, NaN for no value; `pool` has at least one value."""
+    """Bins that show where most values lie; what lies far outside is counted in the first or the last bar, as
+    the notes say. `pool` and `kept` are float64 `(n,)`, NaN for no value; `pool` has at least one value."""
     values, chosen = pool[np.isfinite(pool)], kept[np.isfinite(kept)]
     low, high = float(values.min()), float(values.max())
     whole = bool(np.all(values == np.round(values))) and max(abs(low), abs(high)) < 2**52
@@ -53,18 +54,21 @@ def histogram(pool: Array, kept: Array, about: Column) -> Histogram:
         notes.append("logarithmic axis")
     start, end = _clipped(low, high, first, last, log)
     if start > low:
-        notes.append(f"{int((values < start).sum()):,} values below {number(start)}, down to {number(low)}, are in the first bar")
+        few = f"{int((values < start).sum()):,} values below {number(start)}"
+        notes.append(f"{few}, down to {number(low)}, are in the first bar")
     if end < high:
-        notes.append(f"{int((values > end).sum()):,} values above {number(end)}, up to {number(high)}, are in the last bar")
+        few = f"{int((values > end).sum()):,} values above {number(end)}"
+        notes.append(f"{few}, up to {number(high)}, are in the last bar")
     if low == high:
         notes.append("every value is the same")
-    edges = _edges(start, end, log, whole, _bins(len(values)))
+    bound = next((b for b in (about.below, about.above) if b is not None and start < b < end), None)
+    edges = _edges(start, end, log, whole, _bins(len(values)), bound)
 
     def counted(those: Array) -> Array:
         return np.histogram(np.clip(those, edges[0], edges[-1]), edges)[0]
 
     middle = float(np.median(chosen)) if len(chosen) else math.nan
-    return Histogram(edges, counted(values), counted(chosen), median, middle, log, notes, about)
+    return Histogram(edges, counted(values), counted(chosen), median, middle, log, whole, notes, about)
 
 
 def _bins(count: int) -> int:
@@ -82,19 +86,23 @@ def _clipped(low: float, high: float, first: float, last: float, log: bool) -> t
     return (first if far_low else low), (last if far_high else high)
 
 
-def _edges(start: float, end: float, log: bool, whole: bool, bins: int) -> Array:
+def _edges(start: float, end: float, log: bool, whole: bool, bins: int, bound: float | None) -> Array:
+    """Ends of the bins. No bin stands on both sides of the bound that a column chooses by."""
     if start == end:
-        half = abs(start) / 2 or 0.5
-        return np.array([start - half, start + half])
+        half = abs(start) or 1.0
+        return np.linspace(start - half, start + half, 26)
     if log:
-        edges = np.geomspace(start, end, bins + 1)
+        grown = np.geomspace(start, end, bins + 1)
         # between two whole numbers there is nothing to count
-        return np.unique(np.append(np.floor(edges - 0.5), np.floor(end)) + 0.5) if whole else edges
+        return np.unique(np.append(np.floor(grown - 0.5), np.floor(end)) + 0.5) if whole else grown
     if whole:
         step = math.ceil((end - start + 1) / MOST_BINS if end - start >= bins else 1)
         count = math.ceil((math.floor(end) - math.ceil(start) + 1) / step)
         return math.ceil(start) - 0.5 + step * np.arange(count + 1)
-    edges = np.linspace(start, end, bins + 1)
+    width, fixed = (end - start) / bins, start if bound is None else bound
+    before, after = math.ceil((fixed - start) / width), math.ceil((end - fixed) / width - 1e-9)
+    edges: Array = fixed + width * np.arange(-before, after + 1)
+    # values that floating point can hardly tell apart
     return edges if np.all(np.diff(edges) > 0) else np.array([start, end])
 
 
@@ -113,10 +121,12 @@ def svg(one: Histogram, name: str) -> Markup:
     """The drawing, with a text for those who hear it. `name` tells its parts from those of other drawings."""
     title = f"Histogram of {one.about.name}"
     parts = [
-        Markup('<svg class="histogram" viewBox="0 0 {} {}" role="img" aria-labelledby="{}-title {}-text">').format(
-            f"{WIDTH:g}", f"{KEPT_END + 16 if one.kept.sum() else KEPT_BASE + 4:g}", name, name
-        ),
-        Markup('<title id="{}-title">{}</title><desc id="{}-text">{}</desc>').format(name, title, name, spoken(one)),
+        Markup(
+            '<svg class="histogram" viewBox="0 0 {0} {1}" role="img" aria-labelledby="{2}-title {2}-text">'
+            '<title id="{2}-title">{3}</title><desc id="{2}-text">{4}</desc>'
+        ).format(
+            f"{WIDTH:g}", f"{KEPT_END + 16 if one.kept.sum() else KEPT_BASE + 4:g}", name, title, spoken(one)
+        )
     ]
     parts += _bounds(one)
     parts.append(_bars(one, one.pool, POOL_BASE, POOL_TOP, "pool"))
@@ -130,14 +140,16 @@ def svg(one: Histogram, name: str) -> Markup:
 
 def spoken(one: Histogram) -> str:
     """What the drawing shows, in words."""
-    peak = int(np.argmax(one.pool))
-    between = f"{number(float(one.edges[peak]))} and {number(float(one.edges[peak + 1]))}"
-    said = f"Pool: {int(one.pool.sum()):,} values, median {number(one.median)}, most of them between {between}."
-    if one.kept.sum():
-        peak = int(np.argmax(one.kept))
-        between = f"{number(float(one.edges[peak]))} and {number(float(one.edges[peak + 1]))}"
-        said += f" Kept: {int(one.kept.sum()):,}, median {number(one.kept_median)}, most between {between}."
-    return said
+    return " ".join(
+        f"{name}: {int(counts.sum()):,} values, median {number(median)}, most between {_peak(one, counts)}."
+        for name, counts, median in (("Pool", one.pool, one.median), ("Kept", one.kept, one.kept_median))
+        if counts.sum()
+    )
+
+
+def _peak(one: Histogram, counts: Array) -> str:
+    at = int(np.argmax(counts))
+    return f"{number(float(one.edges[at]))} and {number(float(one.edges[at + 1]))}"
 
 
 def _bars(one: Histogram, counts: Array, base: float, end: float, kind: str) -> Markup:
@@ -158,7 +170,8 @@ def _median(one: Histogram, value: float, end: float, base: float) -> Markup:
     at, out = one.at(value), math.copysign(1, end - base)
     side = "start" if at < WIDTH / 2 else "end"
     return Markup(
-        '<path class="median" d="M{} {}V{}"/><text class="mark" x="{}" y="{}" text-anchor="{}">median {}</text>'
+        '<path class="median" d="M{} {}V{}"/>'
+        '<text class="mark" x="{}" y="{}" text-anchor="{}">median {}</text>'
     ).format(
         f"{at:.1f}", f"{base:g}", f"{end + 14 * out:g}", f"{at + (4 if side == 'start' else -4):.1f}",
         f"{end + 8 * out + 5:g}", side, number(value)
@@ -183,15 +196,15 @@ def _bounds(one: Histogram) -> list[Markup]:
 
 def _ticks(one: Histogram) -> Markup:
     parts = [Markup('<path class="axis" d="M{} {}H{}"/>').format(f"{LEFT:g}", f"{POOL_BASE:g}", f"{RIGHT:g}")]
-    for value in ticks(float(one.edges[0]), float(one.edges[-1]), one.log):
+    for value in ticks(float(one.edges[0]), float(one.edges[-1]), one.log, one.whole):
         at = one.at(value)
         side = "start" if at < LEFT + 12 else "end" if at > RIGHT - 12 else "middle"
-        parts.append(Markup('<path class="axis" d="M{} {}v3"/>').format(f"{at:.1f}", f"{POOL_BASE:g}"))
-        parts.append(Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(f"{at:.1f}", f"{POOL_BASE + 14:g}", side, number(value)))
+        mark = Markup('<path class="axis" d="M{0} {1}v3"/><text x="{0}" y="{2}" text-anchor="{3}">{4}</text>')
+        parts.append(mark.format(f"{at:.1f}", f"{POOL_BASE:g}", f"{POOL_BASE + 14:g}", side, number(value)))
     return Markup("").join(parts)
 
 
-def ticks(low: float, high: float, log: bool) -> list[float]:
+def ticks(low: float, high: float, log: bool, whole: bool = False) -> list[float]:
     """Round values between two ends, four to seven of them."""
     if log:
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
@@ -202,10 +215,12 @@ def ticks(low: float, high: float, log: bool) -> list[float]:
         return found[:: math.ceil(len(found) / 7)]
     rough = (high - low) / 5
     unit = 10.0 ** math.floor(math.log10(rough))
+    if whole and rough < 1:
+        return [float(k) for k in range(math.ceil(low), math.floor(high) + 1)]
     step = next((m * unit for m in (1, 2, 2.5, 5) if m * unit >= rough), 10 * unit)
     first = math.ceil(low / step)
-    # rounding takes off what 0.1 + 0.2 leaves behind
-    return [round(k * step, 12 - math.floor(math.log10(step))) for k in range(first, math.floor(high / step) + 1)]
+    digits = 12 - math.floor(math.log10(step))  # what 0.1 + 0.2 leaves behind is rounded off
+    return [round(k * step, digits) for k in range(first, math.floor(high / step) + 1)]
 
 
 def interval(value: float, low: float, high: float, ends: tuple[float, float]) -> Markup:

@@ -358,12 +358,17 @@ class Engine:
         return fingerprint.of_step(step.hook, step.name, planned.found.package, planned.method, fingerprint.digest(told), columns)
 
     def _model_digest(self, method: Method) -> str:
-        named = getattr(method, "model", None)
-        if not isinstance(named, str):
+        """The content of the model that a method reads, and of the one that its teacher serves."""
+        named = [model] if isinstance(model := getattr(method, "model", None), str) else []
+        if isinstance(teacher := getattr(method, "teacher", None), str) and teacher.startswith("vllm:"):
+            from .teacher import served
+
+            named.append(served(teacher)[0])
+        if not named:
             return ""
         from . import models
 
-        return models.digest(named)
+        return "+".join(map(models.digest, named))
 
     def _context(self, planned: Planned, folder: Path) -> Context:
         folder.mkdir(parents=True, exist_ok=True)

@@ -303,7 +303,8 @@ def write(pool: Pool, path: Path, rows: Iterable[int], format: str = "") -> Path
     else:
         data = ((json.dumps(row, ensure_ascii=False, default=str) + "\n").encode() for row in written)
     with _writing(path) as stream:
-        stream.writelines(data)
+        for chunk in data:
+            stream.write(chunk)
     return path
 
 

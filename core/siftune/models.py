@@ -1,4 +1,4 @@
-"""References to models: shipped names, folders and hub ids become a folder of safetensors and a content hash."""
+"""References to models: shipped names, folders and hub ids become a folder of safetensors, and its hash."""
 
 from __future__ import annotations
 
@@ -130,7 +130,9 @@ def template_of(name: str | None, reference: str) -> Template:
     return prompts.template(name, tokenizer(reference))
 
 
-def count_tokens(samples: Sequence[Sample], model: str, template: str | Template | None = None) -> npt.NDArray[np.int64]:
+def count_tokens(
+    samples: Sequence[Sample], model: str, template: str | Template | None = None
+) -> npt.NDArray[np.int64]:
     """Tokens of each whole sample under its template, special tokens included: `int64 (n,)`.
 
     A conversation that does not end with the assistant counts as its prompt. One that the template does not

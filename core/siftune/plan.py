@@ -175,6 +175,11 @@ def _require(one: Planned) -> None:
             models.folder(model)
         except UserError as error:
             raise UserError(f"{one.label}: {error}") from None
+    teacher = getattr(one.method, "teacher", None)
+    if isinstance(teacher, str):
+        from .teacher import check as check_teacher
+
+        check_teacher(teacher)
     for name, value in one.method.options().items():
         if isinstance(value, Path) and not value.exists():
             raise UserError(f"{one.label}: --{name.rstrip('_').replace('_', '-')}: there is no file {value}")

@@ -50,8 +50,8 @@ STYLES: Mapping[str, Style] = {
     "alpaca": Style(
         system="Below is an instruction that describes a task. "
         "Write a response that appropriately completes the request.",
-        system_input="Below is an instruction that describes a task, paired with an input that provides further "
-        "context. Write a response that appropriately completes the request.",
+        system_input="Below is an instruction that describes a task, paired with an input that provides "
+        "further context. Write a response that appropriately completes the request.",
         gap="\n\n",
         user="### Instruction:\n{instruction}",
         user_input="### Instruction:\n{instruction}\n\n### Input:\n{input}",
@@ -106,8 +106,8 @@ class Template:
     def prompt(self, messages: Sequence[Message], input_split: int | None = None) -> str:
         """The conversation so far, up to where the assistant's next words begin.
 
-        `input_split`: where the instruction of the last user message ends and its input begins, two characters
-        on. Raises Refused if the template does not read such a conversation.
+        `input_split`: where the instruction of the last user message ends; its input begins two characters
+        later. Raises Refused if the template does not read such a conversation.
         """
         return self._around(messages, input_split)[0]
 
@@ -186,12 +186,14 @@ def _styled(style: Style, before: Sequence[Message], split: int | None, eos: str
 
 def _filled(pattern: str, **parts: str) -> str:
     pieces = pattern.split("{")
-    return pieces[0] + "".join(parts[name] + rest for name, rest in (piece.split("}", 1) for piece in pieces[1:]))
+    return pieces[0] + "".join(
+        parts[name] + rest for name, rest in (piece.split("}", 1) for piece in pieces[1:])
+    )
 
 
 def _chatted(tokenizer: Any, before: Sequence[Message]) -> tuple[str, str]:
-    """A mark is rendered in the response's place: templates trim responses, open them with a line of their own,
-    or close them, and where they put them is seen without ever searching for the response's text."""
+    """A mark is rendered in the response's place: templates trim responses, open them with a line of their
+    own, or close them, and where they put them is seen without ever searching for the response's text."""
     import jinja2
 
     messages = [*(dict(m) for m in before), {"role": "assistant", "content": MARK}]

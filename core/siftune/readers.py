@@ -1,90 +1,48 @@
 """The reader of causal language models: how surprising each token of a response is, and nothing twice.
 
-Bodies run once over many rows in batches of a token budget; the head runs only where a token is scored, a few
-positions at a time, so that no tensor of batch x length x vocabulary ever exists.
+The body runs once over many rows in batches of a token budget; the head runs only where a token is scored, a
+few positions at a time, so that no tensor of batch x length x vocabulary ever exists.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from . import encoding, packing
+from .encoding import UNLIMITED, Encoded, Ids, Span, clean, load_tokenizer
 from .errors import UserError
 from .prompts import Rendered
 
+__all__ = ["UNLIMITED", "Encoded", "Reader", "clean", "load_tokenizer", "reader"]
+
 Floats = npt.NDArray[np.float32]
-Span = tuple[int, int]
+R = TypeVar("R", "Encoded", "_Text")
+F = TypeVar("F")
 
-SURROGATES = re.compile("[\ud800-\udfff]")
-HEAD_BYTES = 8 << 20  # logits that exist at once, in float32
-UNLIMITED = 1 << 20  # tokenizers without a limit say 1e30
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Tokens of a text up to the last scored one, and which are scored: `ids[start:end]`, with `start >= 1`.
-
-    `offsets` are the characters of each scored token, counted from the beginning of the response; `head` is how
-    many special tokens open the text; `cut` is how many scored tokens a length limit left out.
-    """
-
-    ids: npt.NDArray[np.int64]
-    start: int
-    end: int
-    offsets: list[Span]
-    head: int = 0
-    cut: int = 0
-
-    def __len__(self) -> int:
-        return self.end - self.start
-
-    def alone(self) -> tuple[Encoded, Encoded]:
-        """This and its unconditional reading (the opening special tokens, then the same response tokens), both
-        scoring the same tokens. Without an opening token the first has no context alone and is scored in neither."""
-        ids = np.concatenate([self.ids[: self.head], self.ids[self.start : self.end]])
-        if self.head:
-            return self, replace(self, ids=ids, start=self.head, end=len(ids))
-        both = replace(self, start=min(self.start + 1, self.end), offsets=self.offsets[1:])
-        return both, replace(both, ids=ids, start=1, end=max(len(ids), 1))
+HEAD_BYTES = 4 << 20  # logits that exist at once, in float32
 
 
-def clean(text: str) -> str:
-    """Lone surrogates, which no tokenizer reads, as replacement characters: one for one, so offsets stay."""
-    return text if text.isascii() else SURROGATES.sub("\ufffd", text)
+@dataclass
+class _Text:
+    """A text to read once, and the spans of it that are scored, each with the rows that asked for it."""
 
-
-@lru_cache(maxsize=4)
-def load_tokenizer(path: str, digest: str) -> Any:
-    """The fast tokenizer in a folder; `digest` only tells one content of it from another."""
-    from transformers import AutoTokenizer
-
-    try:
-        words = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except Exception as error:
-        raise UserError(f"model {path!r}: its tokenizer cannot be read: {_first_line(error)}") from error
-    if not words.is_fast:
-        raise UserError(f"model {path!r}: its tokenizer gives no character offsets (it has no tokenizer.json)")
-    words.backend_tokenizer.no_truncation()
-    words.backend_tokenizer.no_padding()
-    return words
-
-
-def _first_line(error: Exception) -> str:
-    said = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+    ids: Ids
+    spans: dict[Span, list[int]]
 
 
 _last: tuple[tuple[str, ...], Reader] | None = None
 
 
-def reader(model: str, *, dtype: str | None = None, device: str | None = None, attention: str = "sdpa") -> Reader:
+def reader(
+    model: str, *, dtype: str | None = None, device: str | None = None, attention: str = "sdpa"
+) -> Reader:
     """A causal LM ready to read; the last one is kept, so that steps of one run share it.
 
     dtype: "float32" on a processor and "bfloat16" on a GPU unless said. device: a GPU where there is one.
@@ -100,7 +58,10 @@ def reader(model: str, *, dtype: str | None = None, device: str | None = None, a
     key = (models.digest(model), kind, str(where), attention)
     if _last is None or _last[0] != key:
         _last = None  # two large models would not fit at once
-        _last = (key, Reader(models.folder(model), name=str(model), dtype=kind, device=where, attention=attention))
+        _last = (
+            key,
+            Reader(models.folder(model), name=str(model), dtype=kind, device=where, attention=attention),
+        )
     return _last[1]
 
 
@@ -118,12 +79,13 @@ class Reader:
         if not isinstance(kind, torch.dtype):
             raise UserError(f"dtype {dtype!r}: take float32 or bfloat16")
         self.model = _load(path, name, kind, attention).to(device).eval()
-        self.context = _context(self.model.config, self.tokenizer)
-        # rows are sorted by length, so a batch pads little; on a processor a batch gains little either
-        self.budget = 512 if device.type == "cpu" else 32768
+        self.context = encoding.context(self.model.config, self.tokenizer)
         self.body, self.head = _parts(self.model, name)
-
-    # ---- text to tokens -------------------------------------------------------------------------------------
+        size = int(self.model.config.get_text_config().vocab_size)
+        self.packed = device.type == "cpu" and packing.works(self.body, size)
+        # tokens in a batch. A processor gains by what no longer starts anew for every row, and loses by what
+        # no longer fits into its caches; a GPU only gains.
+        self.budget = (1024 if self.packed else 512) if device.type == "cpu" else 16384
 
     def encode(
         self, texts: Sequence[Rendered], special: bool, max_length: int | None = None
@@ -131,92 +93,86 @@ class Reader:
         """Tokenise, and find the tokens that are exactly the response's characters, by their offsets.
 
         `special`: the tokenizer adds its special tokens (False: the text has them). Longer than `max_length`
-        (default and most: the context) is cut at the right, and `cut` says how much of the response that took.
+        (default and most: the context) is cut at the right, and `cut` says how many tokens.
         """
-        limit = min(max_length or self.context, self.context)
-        words = self.tokenizer.backend_tokenizer
-        read = [clean(one.text[: one.end]) for one in texts]
-        found: list[Encoded] = []
-        # in pieces: the tokenizer's own encodings take far more room than the ids
-        for first in range(0, len(texts), 64):
-            pieces = words.encode_batch(read[first : first + 64], add_special_tokens=special)
-            for one, text, piece in zip(texts[first : first + 64], read[first : first + 64], pieces, strict=True):
-                found.append(self._located(one, text, piece, special, limit))
-        return found
-
-    def _located(self, one: Rendered, text: str, piece: Any, special: bool, limit: int) -> Encoded:
-        words = self.tokenizer.backend_tokenizer
-        ids, spans, head = _tiled(piece)
-        first = next((i for i in range(head, len(ids)) if spans[i][1] > one.start), len(ids))
-        low = spans[first][0] if first < len(ids) else one.start
-        # A vocabulary writes a word with the blank before it; any other token that reaches over the boundary
-        # holds words of the prompt, so there the boundary is forced.
-        if low < one.start and text[low : one.start] != " ":
-            ids, spans, head = _tiled(words.encode(text[: one.start], add_special_tokens=special))
-            more, places, lead = _tiled(words.encode(text[one.start :], add_special_tokens=False))
-            first = len(ids)
-            ids = [*ids, *more[lead:]]
-            spans += [(a + one.start, b + one.start) for a, b in places[lead:]]
-        if not head and ids and ids[0] == self.tokenizer.bos_token_id:
-            head = 1  # a chat template writes it into the text
-        first = max(first, 1)  # the first token of all has nothing before it
-        whole = len(ids)
-        end = max(min(whole, limit), first)
-        offsets = [(max(a - one.start, 0), b - one.start) for a, b in spans[first:end]]
-        kept = np.array(ids[:end], np.int64)
-        if first >= limit:  # the prompt fills the context
-            return Encoded(kept, first, first, [], head, max(whole - first, 0))
-        return Encoded(kept, first, max(len(kept), first), offsets, head, max(whole - end, 0))
-
-    # ---- tokens to losses -----------------------------------------------------------------------------------
+        return encoding.encode(self.tokenizer, texts, special, min(max_length or self.context, self.context))
 
     def token_losses(
         self, encoded: Sequence[Encoded], *, advance: Callable[..., None] | None = None
     ) -> list[Floats]:
-        """Negative log-likelihood, in nats, of every scored token given all before it: float32, one array a row.
+        """Negative log-likelihood, in nats, of each scored token given all before it: an array for each row.
 
-        Equal readings are computed once. The value of a row does not depend on its neighbours or its place.
+        What is read twice is computed once: equal texts, and texts that begin another (a conversation up to
+        an earlier turn). The value of a row does not depend on its neighbours or its place.
         `advance(tokens=n)` is called for every batch.
         """
         losses: list[Floats] = [np.zeros(0, np.float32)] * len(encoded)
-        same: dict[tuple[bytes, int], list[int]] = {}
-        for i, one in enumerate(encoded):
-            if len(one):
-                same.setdefault((one.ids.tobytes(), one.start), []).append(i)
-        first = [places[0] for places in same.values()]
-        for batch in _batches([len(encoded[i].ids) - 1 for i in first], self.budget):
-            rows = [first[i] for i in batch]
-            for i, found in zip(rows, self._halving([encoded[j] for j in rows], self._losses), strict=True):
-                losses[i] = found
+        texts = _shared(encoded)
+        for batch in self._batches([len(text.ids) - 1 for text in texts]):
+            read = [texts[i] for i in batch]
+            for text, found in zip(read, self._halving(read, self._losses), strict=True):
+                for places, one in zip(text.spans.values(), found, strict=True):
+                    for place in places:
+                        losses[place] = one
             if advance is not None:
-                advance(tokens=sum(len(encoded[i].ids) for i in rows))
-        for places in same.values():
-            for i in places[1:]:
-                losses[i] = losses[places[0]]
+                advance(tokens=sum(len(text.ids) for text in read))
         return losses
 
-    def _losses(self, rows: Sequence[Encoded]) -> list[Floats]:
+    def hidden_states(
+        self, encoded: Sequence[Encoded], *, advance: Callable[..., None] | None = None
+    ) -> Iterator[tuple[int, Floats]]:
+        """Last hidden states of every token of a row: yields `(position, float32 (tokens, width))`, shortest
+        rows first. Padding is taken off, and a row does not depend on the others."""
         import torch
 
+        def states(rows: Sequence[Encoded]) -> list[Floats]:
+            with torch.inference_mode():
+                hidden, starts = self._body([row.ids for row in rows])
+                found = hidden.float().cpu().numpy()
+            return [found[start : start + len(row.ids)] for start, row in zip(starts, rows, strict=True)]
+
+        full = [i for i, one in enumerate(encoded) if len(one.ids)]
+        for batch in self._batches([len(encoded[i].ids) for i in full]):
+            rows = [full[i] for i in batch]
+            yield from zip(rows, self._halving([encoded[i] for i in rows], states), strict=True)
+            if advance is not None:
+                advance(tokens=sum(len(encoded[i].ids) for i in rows))
+
+    def _losses(self, texts: Sequence[_Text]) -> list[list[Floats]]:
+        import torch
+
+        spans = [(at, start, end) for at, text in enumerate(texts) for start, end in text.spans]
         with torch.inference_mode():
             # the last token is only foretold, never read
-            hidden = self._body([row.ids[:-1] for row in rows])
-            wanted = torch.cat([hidden[i, row.start - 1 : row.end - 1] for i, row in enumerate(rows)])
-            del hidden
-            targets = torch.from_numpy(np.concatenate([row.ids[row.start : row.end] for row in rows]))
-            found = self._head(wanted, targets.to(self.device)).cpu().numpy()
-        return np.split(found, np.cumsum([len(row) for row in rows])[:-1])
+            hidden, starts = self._body([text.ids[:-1] for text in texts])
+            wanted = np.concatenate(
+                [np.arange(starts[at] + start - 1, starts[at] + end - 1) for at, start, end in spans]
+            )
+            targets = np.concatenate([texts[at].ids[start:end] for at, start, end in spans])
+            hidden = hidden[torch.from_numpy(wanted).to(self.device)]
+            found = self._head(hidden, torch.from_numpy(targets).to(self.device)).cpu().numpy()
+        pieces = iter(np.split(found, np.cumsum([end - start for _, start, end in spans])[:-1]))
+        return [[next(pieces) for _ in text.spans] for text in texts]
 
-    def _body(self, ids: Sequence[npt.NDArray[np.int64]]) -> Any:
-        """Last hidden states `(rows, longest, width)`. Padding stands at the right, where a causal model does not
-        look, so no mask is needed and a row cannot feel its neighbours."""
+    def _body(self, ids: Sequence[Ids]) -> tuple[Any, Sequence[int]]:
+        """Last hidden states of all rows, flat `(n, width)`, and where each row starts in them.
+
+        A processor reads rows end to end. Elsewhere they are padded at the right, where a causal model does
+        not look, so no mask is needed and a row cannot feel its neighbours.
+        """
         import torch
 
+        if self.packed:
+            ends = np.cumsum([len(one) for one in ids]).tolist()
+            return packing.body(self.body, ids), [0, *ends[:-1]]
         longest = max(len(one) for one in ids)
         padded = np.zeros((len(ids), longest), np.int64)
         for row, one in zip(padded, ids, strict=True):
             row[: len(one)] = one
-        return self.body(input_ids=torch.from_numpy(padded).to(self.device), use_cache=False).last_hidden_state
+        hidden = self.body(
+            input_ids=torch.from_numpy(padded).to(self.device), use_cache=False
+        ).last_hidden_state
+        return hidden.flatten(0, 1), range(0, len(ids) * longest, longest)
 
     def _head(self, hidden: Any, targets: Any) -> Any:
         """Loss of each target under the state that foretells it, `(n,)` float32, a few states at a time."""
@@ -227,35 +183,31 @@ class Reader:
         for at in range(0, len(targets), step):
             logits = self.head(hidden[at : at + step]).float()
             right = logits.gather(1, targets[at : at + step, None])[:, 0]
-            losses[at : at + step] = torch.logsumexp(logits, 1) - right
+            # log-sum-exp in place: a second tensor of this size costs as much as the sum
+            top = logits.amax(1, keepdim=True)
+            losses[at : at + step] = logits.sub_(top).exp_().sum(1).log_() + top[:, 0] - right
         return losses
 
-    def hidden_states(
-        self, encoded: Sequence[Encoded], *, advance: Callable[..., None] | None = None
-    ) -> Iterator[tuple[int, Floats]]:
-        """Last hidden states of every token of a row: yields `(position, float32 (tokens, width))`, shortest rows
-        first. Padding is taken off, and a row does not depend on the others."""
-        import torch
+    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Positions in batches of near-equal length, shortest first: at most `budget` tokens, padding too."""
+        batch: list[int] = []
+        total = 0
+        for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+            total = total + lengths[i] if self.packed else (len(batch) + 1) * lengths[i]
+            if batch and total > self.budget:
+                yield batch
+                batch, total = [], lengths[i]
+            batch.append(i)
+        if batch:
+            yield batch
 
-        def states(rows: Sequence[Encoded]) -> list[Floats]:
-            with torch.inference_mode():
-                hidden = self._body([row.ids for row in rows]).float().cpu().numpy()
-            return [hidden[i, : len(row.ids)] for i, row in enumerate(rows)]
-
-        full = [i for i, one in enumerate(encoded) if len(one.ids)]
-        for batch in _batches([len(encoded[i].ids) for i in full], self.budget):
-            rows = [full[i] for i in batch]
-            yield from zip(rows, self._halving([encoded[i] for i in rows], states), strict=True)
-            if advance is not None:
-                advance(tokens=sum(len(encoded[i].ids) for i in rows))
-
-    def _halving(self, rows: Sequence[Encoded], work: Callable[[Sequence[Encoded]], list[Floats]]) -> list[Floats]:
+    def _halving(self, rows: Sequence[R], work: Callable[[Sequence[R]], list[F]]) -> list[F]:
         """Do the work; where memory runs out, halve the batch (and the budget of those to come) and go on."""
-        import torch
-
         try:
             return work(rows)
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
             if len(rows) == 1:
                 raise UserError(
                     f"model {self.name}: one row of {len(rows[0].ids):,} tokens does not fit in memory; "
@@ -263,51 +215,50 @@ class Reader:
                 ) from error
         # out of the except clause: there the error still holds the tensors
         if self.device.type == "cuda":
+            import torch
+
             torch.cuda.empty_cache()
         self.budget = max(self.budget // 2, 64)
-        half = len(rows) // 2
+        half: int = len(rows) // 2
         return [*self._halving(rows[:half], work), *self._halving(rows[half:], work)]
 
 
-def _tiled(piece: Any) -> tuple[list[int], list[Span], int]:
-    """Ids and character spans without what a tokenizer puts at the end, and how many special tokens open the text.
+def _out_of_memory(error: BaseException) -> bool:
+    """A GPU has an error of its own for it; a processor's allocator only says so."""
+    import torch
 
-    Byte-level tokenizers may trim the blank before a word off its offset; it is given back here.
-    """
-    ids: list[int] = piece.ids
-    added: list[int] = piece.special_tokens_mask
-    head, end = 0, len(ids)
-    while head < end and added[head]:
-        head += 1
-    while end > head and added[end - 1]:
-        end -= 1
-    spans: list[Span] = [(0, 0)] * head
-    reached = 0
-    for low, high in piece.offsets[head:end]:
-        spans.append((min(low, reached), max(high, reached)) if high <= reached else (min(low, reached), high))
-        reached = max(reached, high)
-    return ids[:end], spans, head
+    said = str(error).lower()
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or "allocate memory" in said or "out of memory" in said
 
 
-def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Positions in batches of near-equal length, shortest first, each at most `budget` tokens with its padding."""
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * lengths[i] > budget:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
+def _shared(encoded: Sequence[Encoded]) -> list[_Text]:
+    """The texts that have to be read for all rows: one that begins another is read with it."""
+    texts: list[_Text] = []
+    scored = [i for i, one in enumerate(encoded) if len(one)]
+    # big-endian bytes sort like the ids themselves: right behind a text stand those that it begins
+    for i in sorted(scored, key=lambda i: encoded[i].ids.astype(">i4").tobytes(), reverse=True):
+        one = encoded[i]
+        if not (texts and np.array_equal(texts[-1].ids[: len(one.ids)], one.ids)):
+            texts.append(_Text(one.ids, {}))
+        texts[-1].spans.setdefault((one.start, one.end), []).append(i)
+    return texts
 
 
-def _context(config: Any, tokenizer: Any) -> int:
-    """The longest input: what positions allow, and what the tokenizer says where it says anything."""
-    text = config.get_text_config()
-    names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-    said = [getattr(text, name, None) for name in names]
-    limits = [int(n) for n in [*said, tokenizer.model_max_length] if n and 0 < int(n) < UNLIMITED]
-    return min(limits, default=2048)
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the bars and reports of transformers: what is wrong with a model is said in one sentence."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _load(path: Path, name: str, dtype: Any, attention: str) -> Any:
@@ -315,30 +266,34 @@ def _load(path: Path, name: str, dtype: Any, attention: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=dtype,
-            attn_implementation=attention,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        with _quiet():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=dtype,
+                # unsaid, every model takes the best that it has, which for a few is not sdpa
+                attn_implementation=None if attention == "sdpa" else attention,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise UserError(f"model {name!r} cannot be loaded: {_first_line(error)}") from error
+        raise UserError(f"model {name!r} cannot be loaded: {encoding.first_line(error)}") from error
     for what, said in (
         ("missing_keys", "lacks weights"),
         ("mismatched_keys", "has weights of another shape"),
         ("unexpected_keys", "has weights that its configuration does not know"),
     ):
         if found := sorted(str(key) for key in info.get(what, ())):
-            raise UserError(f"model {name!r} {said}: {', '.join(found[:3])}{', ...' if len(found) > 3 else ''}")
+            raise UserError(
+                f"model {name!r} {said}: {', '.join(found[:3])}{', ...' if len(found) > 3 else ''}"
+            )
     return model
 
 
 def _parts(model: Any, name: str) -> tuple[Any, Any]:
-    """Body and head of the model, tried out on a few tokens: the head over the body has to be the model, and a
-    token must not change what stands before it."""
+    """Body and head of the model, tried out on a few tokens: the head over the body has to be the model, and
+    a token must not change what stands before it."""
     import torch
 
     body, head = model.base_model, model.get_output_embeddings()
@@ -352,24 +307,26 @@ def _parts(model: Any, name: str) -> tuple[Any, Any]:
         changed = body(input_ids=other, use_cache=False).last_hidden_state
         loose = 1e-3 if states.dtype == torch.float32 else 0.1
         if not torch.allclose(states[0, :-1], changed[0, :-1], atol=loose * float(states.abs().max())):
-            raise UserError(f"model {name!r} sees the tokens that come after; a causal language model is needed")
-        if torch.allclose(head(states)[0].float(), whole, atol=loose * float(whole.abs().max())):
-            return body, head
-    return _capped(model, name, whole, head(states)[0].float(), body, head)
+            raise UserError(
+                f"model {name!r} sees the tokens that come after; a causal language model is needed"
+            )
+        for way in (_finished(model.config.get_text_config(), head), head):
+            if torch.allclose(way(states)[0].float(), whole, atol=loose * float(whole.abs().max())):
+                return body, way
+    raise UserError(f"model {name!r}: its logits are not its head over its body; this reader cannot read it")
 
 
-def _capped(model: Any, name: str, whole: Any, plain: Any, body: Any, head: Any) -> tuple[Any, Any]:
-    """Models that scale or cap their logits say how in their configuration."""
+def _finished(config: Any, head: Any) -> Any:
+    """The head with what some models do to its logits after it, as their configurations say."""
     import torch
 
-    config = model.config.get_text_config()
-    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
-    cap = getattr(config, "final_logit_softcapping", None)
+    up, down = getattr(config, "logit_scale", None), getattr(config, "logits_scaling", None)
+    scale, cap = (up or 1.0) / (down or 1.0), getattr(config, "final_logit_softcapping", None)
+    if scale == 1.0 and not cap:
+        return head
 
-    def finished(logits: Any) -> Any:
-        logits = logits * scale
+    def finished(states: Any) -> Any:
+        logits = head(states).float() * scale
         return cap * torch.tanh(logits / cap) if cap else logits
 
-    if not torch.allclose(finished(plain), whole, atol=1e-2 * float(whole.abs().max())):
-        raise UserError(f"model {name!r}: its logits are not its head over its body; this reader cannot read it")
-    return body, lambda states: finished(head(states))
+    return finished

@@ -12,10 +12,10 @@ from urllib.parse import quote
 import jinja2
 import numpy as np
 
-from . import chart, shown
+from . import chart, degenerate, shown
 from .engine import Done, State
 from .runfolder import STATES, kept_rows
-from .samples import Array, Held, Sample
+from .samples import Array, Held, Pool, Sample
 from .store import LEFT_OUT, OK, written
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ LONGEST_TEXT = 400  # characters of a message on the page
 EACH = 6  # samples of a kind
 MOST_REASONS = 25
 MOST_CHARTS = 60
+COUNTS = ("characters", "words", "tokens")
 
 
 def write(run: Run) -> Path:
@@ -54,10 +55,9 @@ def _template() -> jinja2.Template:
 
 def page(run: Run) -> dict[str, Any]:
     """All that the page says."""
-    fates = [fate for fate in _fates(run) if fate.count]
-    doubts = warnings(run.state)
+    fates = [fate for fate in _fates(run) if fate.rows]
     steps = [_step(number, done, run.state) for number, done in enumerate(run.state.done, 1)]
-    total = sum(fate.count for fate in fates)
+    total = sum(fate.rows for fate in fates)
     return {
         "name": run.folder.resolve().name,
         "manifest": run.manifest,
@@ -68,7 +68,7 @@ def page(run: Run) -> dict[str, Any]:
         "parts": _shares(fates, total),
         "reasons": reasons(run.state),
         "most_reasons": MOST_REASONS,
-        "warnings": [(step["label"], text) for step in steps for text in step["warnings"]] + doubts,
+        "warnings": [(step["label"], text) for step in steps for text in step["warnings"]],
         "steps": steps,
         "seconds": sum(step["seconds"] for step in steps),
         "charts": list(charts(run.state)),
@@ -89,7 +89,7 @@ class Fate(NamedTuple):
 
     name: str
     kind: str
-    count: int
+    rows: int
 
 
 def _fates(run: Run) -> list[Fate]:
@@ -108,8 +108,8 @@ def _shares(fates: Sequence[Fate], total: int) -> list[tuple[Fate, float, float]
     """Each fate with where its part of a bar of 1,000 begins and how long it is."""
     placed, at = [], 0.0
     for fate in fates:
-        placed.append((fate, at, 1000 * fate.count / total))
-        at += 1000 * fate.count / total
+        placed.append((fate, at, 1000 * fate.rows / total))
+        at += 1000 * fate.rows / total
     return placed
 
 
@@ -131,7 +131,8 @@ def summary(run: Run) -> str:
 def command(step: Step) -> str:
     """A step as the command line says it."""
     said = [step.hook, step.name]
-    flags = {"on": None if step.on == "kept" else step.on, "as": step.as_, **step.options, "budget": step.budget}
+    on = None if step.on == "kept" else step.on
+    flags = {"on": on, "as": step.as_, **step.options, "budget": step.budget}
     for key, value in flags.items():
         flag = "--" + key.rstrip("_").replace("_", "-")
         for one in value if isinstance(value, (list, tuple)) else [value]:
@@ -148,18 +149,18 @@ def reasons(state: State) -> list[dict[str, Any]]:
     wrong = np.flatnonzero(codes > OK)
     said_by = np.full(len(codes), None, object)
     said_by[wrong[~state.readable[wrong]]] = "reading"
-    for done in state.done:
+    for number, done in enumerate(state.done, 1):
         open_ = [row for row in wrong if said_by[row] is None and done.states[row] == codes[row]]
         for row in open_:
             if done.reasons[row] == why[row]:
-                said_by[row] = done.planned.label
+                said_by[row] = f"{number} {done.planned.label}"
     found = []
     for code, who in sorted({(int(codes[row]), str(said_by[row])) for row in wrong}):
         rows = [row for row in wrong if codes[row] == code and str(said_by[row]) == who]
         for reason, places in shown.alike(str(why[row]) for row in rows):
             examples = [_number(state, rows[place]) for place in places[:3]]
-            told = {"state": STATES[code].replace("_", " "), "who": who, "reason": shown.shortened(reason, 300)[0]}
-            found.append(told | {"count": len(places), "examples": examples})
+            said = {"who": who, "reason": shown.shortened(reason, 300)[0], "examples": examples}
+            found.append({"state": STATES[code].replace("_", " "), "count": len(places), **said})
     return sorted(found, key=lambda one: -one["count"])
 
 
@@ -177,8 +178,11 @@ def _number(state: State, row: int) -> str:
 def _step(number: int, done: Done, state: State) -> dict[str, Any]:
     planned = done.planned
     own = {"on", "as_", "budget", *planned.step.options}
-    filled = {k.rstrip("_"): v for k, v in planned.method.options().items() if k not in own and v not in (None, False, [])}
-    figures = {k: v for k, v in done.figures.items() if not (k == "kept" and done.kept is not None) and k != "centres"}
+    options = planned.method.options()
+    filled = {k.rstrip("_"): v for k, v in options.items() if k not in own and v not in (None, False, [])}
+    # said elsewhere, or the place of a file of the store
+    hidden = {"centres", "kept"} if done.kept is not None else {"centres"}
+    figures = {k: v for k, v in done.figures.items() if k not in hidden}
     return {
         "number": number,
         "label": planned.label,
@@ -194,7 +198,7 @@ def _step(number: int, done: Done, state: State) -> dict[str, Any]:
         "kept": None if done.kept is None else len(done.kept),
         "seconds": done.seconds,
         "figures": [(key.replace("_", " "), figure(value)) for key, value in figures.items()],
-        "warnings": done.warnings,
+        "warnings": list(dict.fromkeys([*done.warnings, *doubts(done, state.pool)])),
         "columns": [name for name in done.columns if state.pool.columns[name].index is None],
     }
 
@@ -205,7 +209,8 @@ def _work(done: Done) -> str:
         return "found in the store" if done.found else "measured"
     if not done.computed:
         return f"{done.given:,} rows, all found in the store"
-    return f"{done.given:,} rows, {done.computed:,} computed" + (f", {done.found:,} found in the store" if done.found else "")
+    found = f", {done.found:,} found in the store" if done.found else ""
+    return f"{done.given:,} rows, {done.computed:,} computed{found}"
 
 
 def figure(value: Any) -> str:
@@ -223,7 +228,7 @@ def figure(value: Any) -> str:
 
 def charts(state: State) -> Iterator[dict[str, Any]]:
     """A histogram of every column of numbers, in the order in which they were made."""
-    clusters = {done.columns[0] for done in state.done if done.planned.step.hook == "cluster" and done.columns}
+    clusters = {done.columns[0] for done in state.done if done.planned.step.hook == "cluster"}
     for at, (name, held) in enumerate(list(_numeric(state))[:MOST_CHARTS]):
         pool, kept, about = held.values, held.values[state.in_play], held.about
         if state.in_play.all() or not any(done.kept is not None for done in state.done):
@@ -244,8 +249,7 @@ def charts(state: State) -> Iterator[dict[str, Any]]:
             "step": held.step,
             "svg": chart.svg(drawn, f"chart-{at}"),
             "notes": notes,
-            "table": [_quantiles("pool", pool)] + ([_quantiles("kept", kept)] if np.isfinite(kept).any() else []),
-            "part": "." in name or name.endswith("_distance"),
+            "table": [_quantiles(k, v) for k, v in (("pool", pool), ("kept", kept)) if np.isfinite(v).any()],
         }
 
 
@@ -266,24 +270,20 @@ def _range(held: Held) -> list[str]:
 
 def _quantiles(name: str, values: Array) -> tuple[str, list[str]]:
     finite = values[np.isfinite(values)]
-    cuts = np.quantile(finite, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1])
-    return name, [f"{len(finite):,}", *(shown.number(float(cut)) for cut in cuts), shown.number(float(finite.mean()))]
+    figures = [*np.quantile(finite, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1]), finite.mean()]
+    return name, [f"{len(finite):,}", *(shown.number(float(one)) for one in figures)]
 
 
-def warnings(state: State) -> list[tuple[str, str]]:
-    """What is doubtful about the columns that the run's scorers made: (column, sentence)."""
-    try:
-        from . import degenerate
-    except ImportError:
+def doubts(done: Done, pool: Pool) -> list[str]:
+    """What is doubtful about the score that a step made, over the rows that it was given."""
+    if done.planned.step.hook != "score":
         return []
-    lengths = np.array([len(sample.response) for sample in state.pool.samples], np.float64)
-    scored = [name for done in state.done if done.planned.step.hook == "score" for name in done.columns[:1]]
-    return [
-        (name, text)
-        for name, held in _numeric(state)
-        if name in scored
-        for text in degenerate.warnings(name, held.values[state.readable], lengths[state.readable])
-    ]
+    held, rows = pool.columns[done.columns[0]], np.flatnonzero(done.states)
+    # a count of characters or tokens is a length, and not suspected of following it
+    if held.values.dtype.kind != "f" or held.about.unit in COUNTS:
+        return []
+    lengths = np.array([len(pool.samples[row].response) for row in rows], np.float64)
+    return degenerate.warnings(held.about, held.values[rows], lengths)
 
 
 # ---- evaluations and arms ----
@@ -335,7 +335,8 @@ def _rows(values: Mapping[str, Any]) -> list[dict[str, Any]]:
             row["rest"] = figure({k: v for k, v in value.items() if k not in ("value", "low", "high", "n")})
         if _has_interval(value):
             row["interval"] = f"{figure(value['low'])} to {figure(value['high'])}"
-            row["svg"] = chart.interval(value["value"], value["low"], value["high"], (min(bounds), max(bounds)))
+            ends = (min(bounds), max(bounds))
+            row["svg"] = chart.interval(value["value"], value["low"], value["high"], ends)
         rows.append(row)
     return rows
 
@@ -390,16 +391,17 @@ def _ordered(state: State, by: str, select: Done | None) -> Array:
     options = {} if select is None else select.planned.method.options()
     low_first = bool(options.get("lowest")) or (held.about.better == "lower" and not options.get("highest"))
     among = state.readable if select is None else select.states == OK
-    rows = state.pool.order[(among & np.isfinite(held.values))[state.pool.order]]
-    values = held.values[rows]
-    return rows[np.argsort(values if low_first else -values, kind="stable")]
+    rows: Array = state.pool.order[(among & np.isfinite(held.values))[state.pool.order]]
+    values = held.values[rows] if low_first else -held.values[rows]
+    return rows[np.argsort(values, kind="stable")]
 
 
 def _kinds(order: Array, kept: Array, by: str) -> Iterator[tuple[str, str, Array]]:
     yield "Best", f"the first by {by}", order[:EACH]
     count = int(kept.sum())
     if kept[:count].all() and 0 < count < len(order):
-        yield "The edge", "the last that were kept and the first that were not", order[max(count - 3, 0) : count + 3]
+        edge = order[max(count - EACH // 2, 0) : count + EACH // 2]
+        yield "The edge", "the last that were kept and the first that were not", edge
     middle = max((len(order) - EACH) // 2, 0)
     yield "Middle", f"around the median of {by}", order[middle : middle + EACH]
     yield "Worst", f"the last by {by}", order[-EACH:]
@@ -421,7 +423,8 @@ def _spaced(rows: Array, count: int) -> Array:
 
 def _sample(state: State, row: int) -> dict[str, Any]:
     sample = state.pool.samples[row]
-    values = [(name, held.values[row]) for name, held in _numeric(state) if "." not in name or name == _chosen_by(state)]
+    by = _chosen_by(state)
+    values = [(name, held.values[row]) for name, held in _numeric(state) if "." not in name or name == by]
     rank = state.rank[row]
     return {
         "number": _number(state, row),
@@ -469,6 +472,6 @@ def files(run: Run) -> list[tuple[str, str, str, int | None]]:
     for done in run.state.done:
         place = done.planned.folder
         if (run.folder / place).is_dir():
-            told = "the trained model, and what became of the step" if done.model else "what the step gave every sample"
+            told = "the trained model" if done.model else "what the step gave"
             found.append((quote(place) + "/", place + "/", f"{done.planned.label}: {told}", None))
     return found

@@ -1,4 +1,4 @@
-"""The way in for plugins: a new one from templates/plugin, and one that is known installed by its method's name."""
+"""The way in for plugins: a new one from templates/plugin, or a known one installed by its method's name."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ EXAMPLES = {
 
 
 def method_name(name: str) -> str:
-    """What the method of a new plugin is called: its name without the prefix that every plugin's package has."""
+    """What the method of a new plugin is called: its name without the prefix of every plugin's package."""
     return name.strip().lower().replace("_", "-").removeprefix(PREFIX)
 
 
 def new_plugin(name: str, hook: str, into: Path) -> Path:
     """Write a plugin that works into a new folder, and give the folder.
 
-    Raises UserError for a name that no package can have or that another method has, and for a folder that exists.
+    Raises UserError for a name that no package can have or that is taken, and for a folder that exists.
     """
     method = method_name(name)
     _check_name(name, method, hook)
@@ -52,7 +52,8 @@ def new_plugin(name: str, hook: str, into: Path) -> Path:
         raise UserError(f"{folder} is there already; take another name, or another place: --into FOLDER")
     module = (PREFIX + method).replace("-", "_")
     values = {
-        "name": method, "hook": hook, "package": PREFIX + method, "module": module, "kind": _class_name(method),
+        "name": method, "hook": hook, "package": PREFIX + method,
+        "module": module, "kind": _class_name(method),
         "siftune": siftune.__version__.rpartition(".")[0], "example": EXAMPLES[hook].format(method),
     }  # fmt: skip
     templates = shipped.path("templates") / "plugin"
@@ -73,7 +74,9 @@ def _check_name(name: str, method: str, hook: str) -> None:
     if hook not in HOOKS:
         raise UserError(f"no hook {hook!r}.{suggestion(hook, HOOKS)}")
     if not NAME.fullmatch(method):
-        raise UserError(f"{name!r} cannot name a plugin; take lower-case letters, digits and hyphens, such as shortest")
+        raise UserError(
+            f"{name!r} cannot name a plugin; take lower-case letters, digits and hyphens, such as shortest"
+        )
     if method in HOOKS:
         raise UserError(f"{method!r} is the name of a hook; take a noun for the method, such as shortest")
     here = found(hook).get(method)
@@ -136,5 +139,7 @@ def _installer() -> list[str]:
         return [sys.executable, "-m", "pip", "install"]
     uv = shutil.which("uv")
     if uv is None:
-        raise UserError(f"{sys.executable} has no pip, and there is no uv; install pip first: {sys.executable} -m ensurepip")
+        raise UserError(
+            f"{sys.executable} has no pip, and there is no uv; write: {sys.executable} -m ensurepip"
+        )
     return [uv, "pip", "install", "--python", sys.executable]

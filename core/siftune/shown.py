@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-# What a terminal would obey or an eye would be misled by: control characters and overrides of writing direction.
+# What a terminal would obey or an eye be misled by: control characters and overrides of writing direction.
 _ACTS = {c: chr(0x2400 + c) for c in range(32) if chr(c) not in "\n\t"}
 _ACTS |= {c: "\ufffd" for c in (*range(0x80, 0xA0), *range(0xD800, 0xE000))}
 _ACTS |= {c: f"<U+{c:04X}>" for c in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))} | {0x7F: "\u2421"}
@@ -53,12 +53,14 @@ def duration(seconds: float) -> str:
         return f"{seconds:.2f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def alike(reasons: Iterable[str]) -> list[tuple[str, list[int]]]:
-    """Reasons that differ in their numbers alone, as one each with the places where it was given, most frequent
-    first: `ifd … is not below 1`."""
+    """Reasons that differ in their numbers alone as one (`ifd … is not below 1`), with the places of each; the
+    most frequent first."""
     places: dict[tuple[str, ...], list[int]] = {}
     words: dict[tuple[str, ...], list[str]] = {}
     for at, reason in enumerate(reasons):

@@ -82,7 +82,7 @@ class Chat:
         """`memory` is the file that keeps the answers. `concurrency` is how many requests are under way at
         once: 16 unless told otherwise, 128 for a server of our own. Raises UserError for a teacher that is no
         address."""
-        self._own, self._python = _started_here(teacher)
+        self._own, self._python = served(teacher)
         self._url = teacher if self._own else checked(teacher)
         self._model = model or self._own
         self._say = say
@@ -234,7 +234,21 @@ class Chat:
         return max(own, told + random.uniform(0.0, BACKOFF)) if told > 0 else own
 
 
-def _started_here(teacher: str) -> tuple[str, str | None]:
+def check(teacher: str) -> None:
+    """Raises UserError for a teacher that cannot be one, without asking it anything: for before a run."""
+    model, _ = served(teacher)
+    if not model:
+        checked(teacher)
+        return
+    from . import models
+
+    try:
+        models.folder(model)
+    except UserError as error:
+        raise UserError(f"teacher {teacher!r}: {error}") from None
+
+
+def served(teacher: str) -> tuple[str, str | None]:
     """MODEL and PYTHON of `vllm:MODEL[@PYTHON]`: an interpreter follows the last @ if that is a file."""
     if not teacher.startswith("vllm:"):
         return "", None

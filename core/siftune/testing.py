@@ -1,4 +1,4 @@
-"""What a plugin's author needs for tests: the rules of a hook as assertions, toy samples, and a tiny model."""
+"""What a plugin's author needs for tests: the rules of a hook as assertions, toy samples, a tiny model."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
@@ -24,7 +25,8 @@ from .samples import Array, Pool, Sample, Samples
 
 # a fifth of a second to seconds each: imported inside the hook that uses them
 HEAVY = (
-    "torch", "transformers", "datasets", "sklearn", "faiss", "peft", "sentence_transformers", "lm_eval", "ray", "vllm",
+    "torch", "transformers", "datasets", "sklearn", "faiss",
+    "peft", "sentence_transformers", "lm_eval", "ray", "vllm",
 )  # fmt: skip
 BUDGET = 2  # of the three toy samples
 
@@ -42,7 +44,7 @@ _TOYS: tuple[dict[str, Any], ...] = (
     ]},
     {"messages": [
         {"role": "user", "content": "Sort these numbers.\n\n3, 1, 2"},
-        {"role": "assistant", "content": "1, 2, 3\n\nThey were sorted by comparing neighbours and exchanging them."},
+        {"role": "assistant", "content": "1, 2, 3\n\nEach was compared with the next, and exchanged."},
     ]},
 )  # fmt: skip
 
@@ -54,11 +56,11 @@ def toy_samples() -> list[Sample]:
 
 
 def conforms(hook: str, name: str, /, *, on: Samples | None = None, **given: Any) -> list[str]:
-    """Assert that an installed method keeps the rules of its hook, and give what was checked, in sentences.
+    """Assert that an installed method keeps the rules of its hook, and give what was checked in sentences.
 
-    The method is run on three toy samples, or on the view `on`, with the options that are given; columns that it
-    needs are made up, and a causal LM where it reads one. AssertionError says which rule is broken. A method
-    that cannot be run here (it needs a teacher) is skipped with the reason, after all else was checked.
+    The method is run on three toy samples, or on the view `on`, with the options that are given; columns that
+    it needs are made up, and a causal LM where it reads one. AssertionError says which rule is broken. A
+    method that cannot be run here (it needs a teacher) is skipped with the reason, after all else is checked.
     """
     return list(_conforms(hook, name, given, on))
 
@@ -94,7 +96,10 @@ def _hook(name: str) -> str:
     every = {one: found(one) for one in HOOKS}
     hooks = [one for one, methods in every.items() if method in methods]
     if len(hooks) > 1:
-        raise UserError(f"{method!r} is a method of several hooks; write " + " or ".join(f"{one}/{method}" for one in hooks))
+        raise UserError(
+            f"{method!r} is a method of several hooks; write "
+            + " or ".join(f"{one}/{method}" for one in hooks)
+        )
     if not hooks:
         names = [known for methods in every.values() for known in methods]
         raise UserError(f"no installed method {method!r}.{suggestion(method, names)} See: siftune methods")
@@ -127,30 +132,47 @@ def _options(kind: type[Method], label: str) -> Iterator[str]:
     try:
         known = options.of(kind)
     except (NameError, TypeError) as error:
-        raise AssertionError(f"{label}: the types of its options cannot be read when it runs: {error}") from error
+        raise AssertionError(
+            f"{label}: the types of its options cannot be read when it runs: {error}"
+        ) from error
     for option in known.values():
-        assert option.help.strip(), f'{label}: {option.spelled} says nothing of itself; write Annotated[type, "what it is"]'
+        # the engine reads these on the class, and an option hides them
+        assert option.name not in vars(Method), (
+            f"{label}: {option.spelled} is a word of Method's own; rename it"
+        )
+        assert option.help.strip(), (
+            f'{label}: {option.spelled} says nothing of itself; write Annotated[type, "what it is"]'
+        )
         if option.required:
             continue
         try:
             checked = option.check(option.default, Path())
         except UserError as error:
-            raise AssertionError(f"{label}: the default of {option.spelled} is no value for it: {error}") from error
+            raise AssertionError(
+                f"{label}: the default of {option.spelled} is no value for it: {error}"
+            ) from error
         assert checked == option.default, f"{label}: the default of {option.spelled} becomes {checked!r}"
-    yield f"every option says what it is: {', '.join(o.spelled for o in known.values())}" if known else "it takes no options"
+    yield (
+        f"every option says what it is: {', '.join(o.spelled for o in known.values())}"
+        if known
+        else "it takes no options"
+    )
 
 
 def _light(kind: type[Method], label: str) -> str:
     """Import the module in a fresh interpreter that has the same path."""
     code = (
-        "import importlib, json, sys; sys.path[:] = json.loads(sys.argv[1]); importlib.import_module(sys.argv[2]); "
+        "import importlib, json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+        "importlib.import_module(sys.argv[2]); "
         "print(json.dumps([name for name in sys.argv[3:] if name in sys.modules]))"
     )
     command = [sys.executable, "-c", code, json.dumps(sys.path), kind.__module__, *HEAVY]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{label}: {kind.__module__} cannot be imported by itself:\n{done.stderr}"
     pulled = json.loads(done.stdout.splitlines()[-1])
-    assert not pulled, f"{label}: importing {kind.__module__} imports {', '.join(pulled)}; import it inside the hook"
+    assert not pulled, (
+        f"{label}: importing {kind.__module__} imports {', '.join(pulled)}; import it inside the hook"
+    )
     return f"importing {kind.__module__} imports nothing heavy"
 
 
@@ -185,8 +207,12 @@ def _pickled(method: Method, label: str) -> Method:
     try:
         back = pickle.loads(pickle.dumps(method))
     except Exception as error:
-        raise AssertionError(f"{label}: it cannot travel to another process: {type(error).__name__}: {error}") from error
-    assert isinstance(back, Method) and back.options() == method.options(), f"{label}: its options do not survive pickling"
+        raise AssertionError(
+            f"{label}: it cannot travel to another process: {type(error).__name__}: {error}"
+        ) from error
+    assert isinstance(back, Method) and back.options() == method.options(), (
+        f"{label}: its options do not survive pickling"
+    )
     return back
 
 
@@ -210,7 +236,9 @@ def _runs(
             assert _said(view) == before, f"{label} changed the samples or the columns that it was handed"
     yield from _shape(hook, label, answers[0], len(samples))
     first, second = (_compared(answer) for answer in answers)
-    assert first == second, f"{label} gave two answers to the same question; draw with numpy's default_rng(self.seed)"
+    assert first == second, (
+        f"{label} gave two answers to the same question; draw with numpy's default_rng(self.seed)"
+    )
     yield "two runs agree, and what it was handed is as it was"
 
 
@@ -221,7 +249,9 @@ def _samples(hook: str, method: Method) -> Samples:
     try:
         needed = [name for name in method.needs() if not name.endswith("?")]
     except Exception as error:
-        raise AssertionError(f"{type(method).__name__}.needs() fails: {type(error).__name__}: {error}") from error
+        raise AssertionError(
+            f"{type(method).__name__}.needs() fails: {type(error).__name__}: {error}"
+        ) from error
     rows = toy_samples()
     own = {name: made_up(name, len(rows)) for name in needed if not name.startswith("input.")}
     came = {name[6:]: made_up(name, len(rows)) for name in needed if name.startswith("input.")}
@@ -229,14 +259,15 @@ def _samples(hook: str, method: Method) -> Samples:
         return Samples.of(rows, **own)
     plain = {name: [_plain(value) for value in values] for name, values in came.items()}
     tables = [
-        {"messages": list(row.messages), **{name: values[at] for name, values in plain.items()}} for at, row in enumerate(rows)
+        {"messages": list(row.messages), **{name: values[at] for name, values in plain.items()}}
+        for at, row in enumerate(rows)
     ]
     return Samples.of(tables, **own)
 
 
 def made_up(name: str, rows: int) -> Array:
     """Values for a column of this name: vectors, clusters, lists of losses, or numbers below 1."""
-    drawn = np.random.default_rng(0)
+    drawn = np.random.default_rng(crc32(name.encode()))
     if "embedding" in name or "vector" in name:
         return drawn.normal(size=(rows, 4)).astype(np.float32)
     if name == "cluster":
@@ -262,7 +293,9 @@ def _copied(samples: Samples) -> Samples:
 
 def _said(samples: Samples) -> Any:
     """What the samples and their columns say, to be compared."""
-    columns = {name: samples.pool.held(name).at(samples.rows, len(samples.pool)) for name in samples.pool.names()}
+    columns = {
+        name: samples.pool.held(name).at(samples.rows, len(samples.pool)) for name in samples.pool.names()
+    }
     return [(one.id, list(one.messages), one.split, one.parent) for one in samples], _compared(columns)
 
 
@@ -290,7 +323,9 @@ def _shape(hook: str, label: str, answer: Any, rows: int) -> Iterator[str]:
     if hook == "score":
         columns: dict[str, Array] = answer
         values = [value for column in columns.values() for value in column.tolist()]
-        assert any(value is not None and value == value for value in values), f"{label} gave no value for any of {rows} samples"
+        assert any(value is not None and value == value for value in values), (
+            f"{label} gave no value for any of {rows} samples"
+        )
         yield f"it gave {', '.join(columns)} for {rows} samples"
     elif hook == "embed":
         assert np.isfinite(answer).any(), f"{label} gave no vector for any of {rows} samples"
@@ -309,17 +344,17 @@ def _shape(hook: str, label: str, answer: Any, rows: int) -> Iterator[str]:
         yield f"it measured {', '.join(answer.metrics)}"
 
 
-# ---- a tiny model -------------------------------------------------------------------------------------------
+# ---- a tiny model ----
 
 _WORDS = ("the", "and", "is", "in", "of", "to", "er", "on", "re", "answer", "colour")
 _SPECIAL = ("<pad>", "<s>", "</s>")
 
 
 def tiny_model(folder: str | Path, chat_template: str | None = None) -> Path:
-    """Write a random causal LM of 37,000 weights with its tokenizer, and give its folder. Always the same one.
+    """Write a random causal LM of 37,000 weights with its tokenizer, always the same; gives its folder.
 
-    A Llama of two layers that reads 512 tokens, saved as safetensors; its tokenizer is a byte-level BPE with a
-    few merges and opens a text with <s>. With `chat_template` (Jinja) it also carries that.
+    A Llama of two layers that reads 2,048 tokens, saved as safetensors; its tokenizer is a byte-level BPE
+    with a few merges and opens a text with <s>. With `chat_template` (Jinja) it also carries that.
     """
     import torch
     from safetensors.torch import save_file
@@ -328,8 +363,9 @@ def tiny_model(folder: str | Path, chat_template: str | None = None) -> Path:
     folder = Path(folder)
     words = _tokenizer(chat_template)
     config = LlamaConfig(
-        vocab_size=len(words), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.2, architectures=["LlamaForCausalLM"],
+        vocab_size=len(words), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048,
+        initializer_range=0.2, architectures=["LlamaForCausalLM"],
         bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id,
     )  # fmt: skip
     with torch.random.fork_rng():
@@ -362,7 +398,7 @@ def _tokenizer(chat_template: str | None) -> Any:
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", ids["<s>"])]
     )
     words = PreTrainedTokenizerFast(
-        tokenizer_object=bare, pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=512
+        tokenizer_object=bare, pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=2048
     )
     words.chat_template = chat_template
     return words

@@ -1,0 +1,1 @@
+"""Instruction-following difficulty, and other readings of the same two passes."""

@@ -1,0 +1,1 @@
+"""The bundled group: its tasks as lm-eval reads them, and their rows."""
