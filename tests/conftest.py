@@ -60,7 +60,9 @@ def pool_file(tmp_path: Path, rows: list[dict[str, Any]]) -> Path:
     return write_jsonl(tmp_path / "pool.jsonl", rows)
 
 
-def siftune(*words: Any, env: dict[str, str] | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def siftune(
+    *words: Any, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own, as a user starts it, toys at hand."""
     path = os.pathsep.join([str(TOYS), os.environ.get("PYTHONPATH", "")])
     told = {**os.environ, "PYTHONPATH": path, "COLUMNS": "200", **(env or {})}

@@ -25,9 +25,7 @@ def write(site: Path, package: str, code: str, entries: Mapping[str, Mapping[str
     info = site / f"{module}-0.1.dist-info"
     info.mkdir(parents=True)
     (site / f"{module}.py").write_text(HEAD + textwrap.dedent(code), encoding="utf-8")
-    (info / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: {package}\nVersion: 0.1\n", encoding="utf-8"
-    )
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 0.1\n", encoding="utf-8")
     lines = []
     for group, objects in entries.items():
         lines += [f"[{group}]", *(f"{name} = {module}:{thing}" for name, thing in objects.items()), ""]

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from siftune import Budget, Samples, UserError
 
 from .conftest import row
@@ -14,20 +13,36 @@ from .conftest import row
 
 @pytest.mark.parametrize(
     ("text", "total", "rows"),
-    [("1000", 5000, 1000), (1000, 5000, 1000), ("5%", 999, 49), ("0.5%", 100, 1), ("100%", 7, 7), ("2k", 5000, 2000), ("12.5%", 80, 10), ("0.7%", 1000, 7), ("29%", 100, 29)],
+    [
+        ("1000", 5000, 1000),
+        (1000, 5000, 1000),
+        ("5%", 999, 49),
+        ("0.5%", 100, 1),
+        ("100%", 7, 7),
+        ("2k", 5000, 2000),
+        ("12.5%", 80, 10),
+        ("0.7%", 1000, 7),
+        ("29%", 100, 29),
+    ],
 )
 def test_rows_and_shares(text: str | int, total: int, rows: int) -> None:
     assert Budget.parse(text).of(total) == rows
 
 
-@pytest.mark.parametrize("text", ["", "many", "0", "0%", "101%", "-5", "5 %%", "1.5", "5k%", "ten tokens", "5% per", "1e3"])
+@pytest.mark.parametrize(
+    "text", ["", "many", "0", "0%", "101%", "-5", "5 %%", "1.5", "5k%", "ten tokens", "5% per", "1e3"]
+)
 def test_what_is_no_budget_says_what_is(text: str) -> None:
     with pytest.raises(UserError, match="budget"):
         Budget.parse(text)
 
 
 def test_it_is_said_as_it_was_written() -> None:
-    assert [str(Budget.parse(t)) for t in ("5%", "200k tokens per input.source", "30")] == ["5%", "200000 tokens per input.source", "30"]
+    assert [str(Budget.parse(t)) for t in ("5%", "200k tokens per input.source", "30")] == [
+        "5%",
+        "200000 tokens per input.source",
+        "30",
+    ]
 
 
 def no_tokens() -> np.ndarray:

@@ -25,9 +25,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "evaluate lm-eval": {"limit": 2},
 }
 # the toy methods of these tests break rules on purpose
-METHODS = [
-    (hook, name) for hook in HOOKS for name, one in found(hook).items() if one.package != "siftune-toys"
-]
+METHODS = [(hook, name) for hook in HOOKS for name, one in found(hook).items() if one.package != "siftune-toys"]
 
 
 class Teacher(BaseHTTPRequestHandler):

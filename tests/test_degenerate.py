@@ -26,9 +26,7 @@ def test_an_ordinary_distribution_draws_none() -> None:
         (-np.log(LENGTHS) / 10, LENGTHS, "-1.00"),
     ],
 )
-def test_each_degenerate_one_is_named_with_its_cause(
-    values: np.ndarray, lengths: np.ndarray, said: str
-) -> None:
+def test_each_degenerate_one_is_named_with_its_cause(values: np.ndarray, lengths: np.ndarray, said: str) -> None:
     (told,) = warnings(IFD, values, lengths)
     assert said in told and "ifd" in told
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-
 import siftune
 from siftune import CoverageError, Pool, Sample, Samples, Step, UserError
 from siftune.calling import Fault
@@ -69,7 +68,9 @@ def test_an_exception_keeps_its_traceback_and_what_was_finished(tmp_path: Path, 
 
 def test_left_out_and_failed_rows_have_a_state_and_no_number(pool_file: Path, tmp_path: Path) -> None:
     run = chain(pool_file, "score toy-partial --fails 13", out=tmp_path / "run", min_coverage=0.5)
-    by_number = {int(json.loads(line)["instruction"].split()[-1]): i for i, line in enumerate(pool_file.read_text().splitlines())}
+    by_number = {
+        int(json.loads(line)["instruction"].split()[-1]): i for i, line in enumerate(pool_file.read_text().splitlines())
+    }
     rows = table(run)
     for number, at in by_number.items():
         if number % 13 == 1:
@@ -175,7 +176,13 @@ def test_an_empty_view_says_why(tmp_path: Path) -> None:
 
 
 def test_rewrites_are_siblings_beside_their_parents(tmp_path: Path, toys_log: Log) -> None:
-    rows = [row(1), row(2), row(3), {"instruction": "q", "output": "be quiet"}, {"instruction": "c", "output": "LOUD"}]
+    rows = [
+        row(1),
+        row(2),
+        row(3),
+        {"instruction": "q", "output": "be quiet"},
+        {"instruction": "c", "output": "LOUD"},
+    ]
     data = write_jsonl(tmp_path / "pool.jsonl", rows)
     steps = ("reflect toy-shout", "score toy-words --unit letters", "select toy-best")
     run = chain(data, *steps, out=tmp_path / "run")
@@ -243,7 +250,11 @@ def test_a_trained_model_travels_but_a_trainer_starts_from_the_runs(pool_file: P
         out=tmp_path / "run",
         model=str(model),
     )
-    told = [json.loads((Path(s["model"]) / "config.json").read_text())["from"] for s in run.manifest["steps"] if "model" in s]
+    told = [
+        json.loads((Path(s["model"]) / "config.json").read_text())["from"]
+        for s in run.manifest["steps"]
+        if "model" in s
+    ]
     assert told[0] == told[1] == str(model) and told[2] == run.manifest["steps"][3]["model"]
     assert {r["toy-reader"].split()[0] for r in table(run)} == {"model"}
     assert run.results["evaluate toy-size"]["seen"] == 5
@@ -254,7 +265,9 @@ def test_a_trained_model_travels_but_a_trainer_starts_from_the_runs(pool_file: P
 # ---- the store: nothing twice, nothing stale ----
 
 
-def test_the_same_command_computes_nothing_and_added_rows_cost_themselves(tmp_path: Path, rows: list[Any], toys_log: Log) -> None:
+def test_the_same_command_computes_nothing_and_added_rows_cost_themselves(
+    tmp_path: Path, rows: list[Any], toys_log: Log
+) -> None:
     data = write_jsonl(tmp_path / "pool.jsonl", rows)
     steps = ("embed toy-letters", "score toy-words", "select top --by toy-words --budget 10%")
     first = chain(data, *steps, out=tmp_path / "run")
@@ -268,7 +281,13 @@ def test_the_same_command_computes_nothing_and_added_rows_cost_themselves(tmp_pa
 
 
 def test_one_option_computes_its_step_and_what_hangs_on_it(pool_file: Path, tmp_path: Path, toys_log: Log) -> None:
-    steps = ["embed toy-letters", "score toy-words", "score toy-above --by toy-words", "score toy-partial", "select toy-first"]
+    steps = [
+        "embed toy-letters",
+        "score toy-words",
+        "score toy-above --by toy-words",
+        "score toy-partial",
+        "select toy-first",
+    ]
     chain(pool_file, *steps, out=tmp_path / "a")
     assert toys_log().count("partial 40") == 1
     steps[1] = "score toy-words --plus 1"
@@ -284,8 +303,21 @@ def test_one_line_of_a_plugin_computes_its_steps_and_nothing_else(pool_file: Pat
     steps = ["score", "length", "score", "toy-words", "select", "top", "--by", "toy-words", "--budget", "3"]
 
     def counts(out: str) -> list[int]:
-        command = [sys.executable, "-m", "siftune", "run", pool_file, "--out", tmp_path / out, "--json", "--quiet", *steps]
-        told = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, env={**os.environ, **env})
+        command = [
+            sys.executable,
+            "-m",
+            "siftune",
+            "run",
+            pool_file,
+            "--out",
+            tmp_path / out,
+            "--json",
+            "--quiet",
+            *steps,
+        ]
+        told = subprocess.run(
+            list(map(str, command)), capture_output=True, text=True, check=True, env={**os.environ, **env}
+        )
         return [step["computed"] for step in json.loads(told.stdout)["steps"]]
 
     assert counts("a") == [40, 40, 40]
@@ -313,7 +345,16 @@ def test_a_killed_run_goes_on_from_what_was_computed(pool_file: Path, tmp_path: 
     died = shell("run", pool_file, "--out", tmp_path / "run", "--store", tmp_path / "s", *steps, env=dying)
     assert died.returncode == -9
     log.write_text("")
-    went_on = shell("run", pool_file, "--out", tmp_path / "run", "--store", tmp_path / "s", *steps, env={"TOYS_LOG": str(log)})
+    went_on = shell(
+        "run",
+        pool_file,
+        "--out",
+        tmp_path / "run",
+        "--store",
+        tmp_path / "s",
+        *steps,
+        env={"TOYS_LOG": str(log)},
+    )
     assert went_on.returncode == 0, went_on.stderr
     assert log.read_text().splitlines() == ["score 8"] * 3
     assert re.search(r"score toy-words: 40 rows, 16 found, 24 computed", went_on.stderr)
@@ -327,7 +368,7 @@ def test_a_killed_run_goes_on_from_what_was_computed(pool_file: Path, tmp_path: 
 
 def test_another_recipe_in_the_same_folder_is_refused(pool_file: Path, tmp_path: Path) -> None:
     chain(pool_file, "score toy-words", out=tmp_path / "run")
-    with pytest.raises(UserError, match="holds a run of another recipe.*--overwrite"):
+    with pytest.raises(UserError, match=r"holds a run of another recipe.*--overwrite"):
         chain(pool_file, "score toy-words --plus 1", out=tmp_path / "run")
     chain(pool_file, "score toy-words --plus 1", out=tmp_path / "run", overwrite=True)
     foreign = tmp_path / "foreign"
@@ -349,7 +390,14 @@ def test_arms_share_what_they_have_in_common(pool_file: Path, tmp_path: Path, to
     from siftune.recipe import Arm
 
     arms = [Arm("other", Step("select", "toy-first"))]
-    run = chain(pool_file, "score toy-words", "select top --by toy-words --budget 4", "train toy-trainer", out=tmp_path / "run", arms=arms)
+    run = chain(
+        pool_file,
+        "score toy-words",
+        "select top --by toy-words --budget 4",
+        "train toy-trainer",
+        out=tmp_path / "run",
+        arms=arms,
+    )
     assert toys_log().count("train") == 2
     assert len(run.arms["other"].selected) == len(run.selected) == 4
     assert run.arms["other"].manifest["steps"][0]["computed"] == 0

@@ -40,9 +40,7 @@ def step(found: dict[str, Any], number: int) -> dict[str, Any]:
     return one
 
 
-def test_a_kept_row_has_its_rank_and_its_place_in_the_pool(
-    tmp_path: Path, rows: list[dict[str, Any]]
-) -> None:
+def test_a_kept_row_has_its_rank_and_its_place_in_the_pool(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     run = carried(tmp_path, rows, "score toy-partial", TOP)
     found = story(run.folder, "39")
     assert (found["row"], found["kept"], found["status"], found["rank"]) == (39, True, "ok", 2)
@@ -65,10 +63,7 @@ def test_a_kept_row_has_its_rank_and_its_place_in_the_pool(
 def test_a_row_that_was_not_chosen_is_told_by_how_much(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     run = carried(tmp_path, rows, "score toy-partial", TOP)
     found = story(run.folder, "4")
-    assert (
-        step(found, 2)["says"]
-        == "not among the 5 kept of 40; its toy-partial is 3, that of the last one kept 35"
-    )
+    assert step(found, 2)["says"] == "not among the 5 kept of 40; its toy-partial is 3, that of the last one kept 35"
     assert (step(found, 2)["in_play_before"], step(found, 2)["in_play_after"]) == (True, False)
     assert "not chosen" in told(found) and "here it comes out of play" in told(found)
 
@@ -131,9 +126,7 @@ def test_a_family_is_told_from_both_ends(tmp_path: Path) -> None:
     assert step(story(run.folder, "7"), 2)["says"] == "no rewrite of it"
 
 
-def test_a_later_select_over_everything_replaces_an_earlier_one(
-    tmp_path: Path, rows: list[dict[str, Any]]
-) -> None:
+def test_a_later_select_over_everything_replaces_an_earlier_one(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     steps = [
         "score toy-partial",
         TOP,
@@ -162,9 +155,7 @@ def test_a_budget_per_column_compares_with_the_same_group(tmp_path: Path, rows: 
 # ---- the text ----
 
 
-def test_a_changed_input_is_said_and_a_changed_row_is_not_shown(
-    tmp_path: Path, rows: list[dict[str, Any]]
-) -> None:
+def test_a_changed_input_is_said_and_a_changed_row_is_not_shown(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     run = carried(tmp_path, rows, "score toy-partial", TOP)
     data = tmp_path / "pool.jsonl"
     write_jsonl(data, [*rows[:9], row(9) | {"output": "something else"}, *rows[10:]])
@@ -204,9 +195,7 @@ def test_what_strangers_wrote_is_shown_and_not_obeyed(tmp_path: Path, rows: list
 # ---- tokens ----
 
 
-def with_losses(
-    run: siftune.Run, conditioned: list[float], alone: list[float], ends: list[float] | None
-) -> None:
+def with_losses(run: siftune.Run, conditioned: list[float], alone: list[float], ends: list[float] | None) -> None:
     """Add to the first step what a scorer that keeps token losses writes."""
     path = run.folder / "01-score-length" / "values.parquet"
     table = pq.read_table(path)
@@ -247,9 +236,7 @@ def test_a_scorer_that_reads_a_model_is_explained_token_by_token(tmp_path: Path)
         pytest.skip("siftune-ifd-scorer is not installed")
     model = testing.tiny_model(tmp_path / "tiny")
     rows = [row(n) for n in range(5)]
-    rows.append(
-        {"instruction": "Übersetze", "input": "the bridge", "output": "Die Brücke, im Nebel.\n\nJa 🌉"}
-    )
+    rows.append({"instruction": "Übersetze", "input": "the bridge", "output": "Die Brücke, im Nebel.\n\nJa 🌉"})
     steps = ["score ifd --keep-token-losses --as hard", "score length"]
     run = carried(tmp_path, rows, *steps, model=str(model), template="plain")
     for number, one in enumerate(rows, 1):
@@ -265,11 +252,9 @@ def test_a_scorer_that_reads_a_model_is_explained_token_by_token(tmp_path: Path)
 
 def test_mistakes_are_sentences(tmp_path: Path, rows: list[dict[str, Any]], shell: Shell) -> None:
     run = carried(tmp_path, rows, "score length")
-    with pytest.raises(UserError, match="is no run: there is no manifest.json"):
+    with pytest.raises(UserError, match=r"is no run: there is no manifest\.json"):
         story(tmp_path, "1")
-    with pytest.raises(
-        UserError, match=r"has no row '999'; name a row of the input, up to 40, or the beginning"
-    ):
+    with pytest.raises(UserError, match=r"has no row '999'; name a row of the input, up to 40, or the beginning"):
         story(run.folder, "999")
     with pytest.raises(UserError, match="has no row 'zebra'"):
         story(run.folder, "zebra")

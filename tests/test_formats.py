@@ -10,15 +10,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
-
 import siftune
+import zstandard
 from siftune import Pool, UserError
 
 from .conftest import write_jsonl
 
 ALPACA = {"instruction": "Add", "input": "1, 2", "output": "3", "source": "maths"}
-SHAREGPT = {"conversations": [{"from": "system", "value": "s"}, {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}
+SHAREGPT = {
+    "conversations": [
+        {"from": "system", "value": "s"},
+        {"from": "human", "value": "q"},
+        {"from": "gpt", "value": "a"},
+    ]
+}
 MESSAGES = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "n": 1}
 PROMPT = {"prompt": "q", "completion": "a"}
 CHAT = {"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "a"}]}
@@ -35,14 +40,27 @@ def test_every_shape_is_detected_and_read(tmp_path: Path) -> None:
     assert said(pool.samples[0]) == [("user", "Add\n\n1, 2"), ("assistant", "3")]
     assert (pool.samples[0].instruction, pool.samples[0].input) == ("Add", "1, 2")
     assert said(pool.samples[1]) == [("system", "s"), ("user", "q"), ("assistant", "a")]
-    assert said(pool.samples[2]) == said(pool.samples[3]) == said(pool.samples[4]) == [("user", "q"), ("assistant", "a")]
-    assert said(pool.samples[5]) == [("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+    assert (
+        said(pool.samples[2]) == said(pool.samples[3]) == said(pool.samples[4]) == [("user", "q"), ("assistant", "a")]
+    )
+    assert said(pool.samples[5]) == [
+        ("system", "s"),
+        ("user", "a"),
+        ("assistant", "b"),
+        ("user", "c"),
+        ("assistant", "d"),
+    ]
     assert len({s.id for s in pool.samples}) == 4, "the same words have the same id in every shape"
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.jsonl.gz", "a.json.gz", "a.jsonl.zst", "a.parquet", "a.ndjson"])
+@pytest.mark.parametrize(
+    "name", ["a.jsonl", "a.json", "a.jsonl.gz", "a.json.gz", "a.jsonl.zst", "a.parquet", "a.ndjson"]
+)
 def test_every_container_is_written_and_read_back(tmp_path: Path, name: str) -> None:
-    rows = [{**ALPACA, "output": text} for text in ("3", "drei \u00e9\u4e09\U0001f600", "line\nbreak \u2028 here", "x" * 100_000)]
+    rows = [
+        {**ALPACA, "output": text}
+        for text in ("3", "drei \u00e9\u4e09\U0001f600", "line\nbreak \u2028 here", "x" * 100_000)
+    ]
     pool = Pool.of(rows)
     path = pool.write(tmp_path / name)
     again = Pool.read(path)
@@ -56,14 +74,19 @@ def test_rows_are_written_as_they_came_or_in_another_shape(tmp_path: Path) -> No
     assert [json.loads(line) for line in path.read_text().splitlines()] == EVERY
     path = pool.write(tmp_path / "c.jsonl", format="messages")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert rows[0] == {"messages": [{"role": "user", "content": "Add\n\n1, 2"}, {"role": "assistant", "content": "3"}], "source": "maths"}
+    assert rows[0] == {
+        "messages": [{"role": "user", "content": "Add\n\n1, 2"}, {"role": "assistant", "content": "3"}],
+        "source": "maths",
+    }
     for shape in ("sharegpt", "prompt", "messages", "alpaca"):
         again = Pool.read(pool.write(tmp_path / f"{shape}.jsonl", format=shape))
         assert [said(s) for s in again.samples] == [said(s) for s in pool.samples], shape
 
 
 def test_unknown_columns_are_kept_and_asked_for_as_input(tmp_path: Path) -> None:
-    pool = Pool.read(write_jsonl(tmp_path / "a.jsonl", [ALPACA, {**ALPACA, "output": "4", "deep": {"x": [1]}, "score": 2}]))
+    pool = Pool.read(
+        write_jsonl(tmp_path / "a.jsonl", [ALPACA, {**ALPACA, "output": "4", "deep": {"x": [1]}, "score": 2}])
+    )
     assert pool.names() == ["input.source", "input.deep", "input.score"]
     view = pool.view()
     assert set(view.column("input.source")) == {"maths"}
@@ -77,9 +100,12 @@ BAD = [
     ('{"instruction": "a", "output": 3}', "field 'output' is a number, not a text"),
     ('{"instruction": "a", "output": null}', "field 'output' is null, not a text"),
     ('{"instruction": ["a"], "output": "b"}', "field 'instruction' is a list, not a text"),
-    ('[1, 2]', "is a list, not an object"),
+    ("[1, 2]", "is a list, not an object"),
     ('{"messages": [{"role": "usr", "content": "a"}]}', "unknown role 'usr'. Did you mean 'user'?"),
-    ('{"messages": [{"role": "user", "content": 3}]}', "message 1 of 'messages' has a 'content' that is a number"),
+    (
+        '{"messages": [{"role": "user", "content": 3}]}',
+        "message 1 of 'messages' has a 'content' that is a number",
+    ),
     ('{"messages": [{"role": "user"}]}', "message 1 of 'messages' has no 'content'"),
     ('{"messages": "hello"}', "field 'messages' is str, not a list"),
     ('{"conversations": [["human", "x"]]}', "message 1 of 'conversations' is a list, not an object"),
@@ -126,7 +152,7 @@ def test_rows_left_out_in_reading_are_written_with_reasons(tmp_path: Path) -> No
 def test_a_file_that_cannot_be_read_says_why(tmp_path: Path, content: bytes, problem: str) -> None:
     path = tmp_path / "pool.jsonl"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="(?s)" + problem.replace("(", r"\(")):
+    with pytest.raises(UserError, match=r"(?s)" + problem.replace("(", r"\(")):
         Pool.read(path)
 
 
@@ -151,7 +177,7 @@ def test_a_shape_that_is_named_is_the_one_that_is_read(tmp_path: Path) -> None:
     assert Pool.read(path, shape="prompt").samples[0].prompt == "other"
     with pytest.raises(UserError, match=r"row 1: has no field 'conversations', which sharegpt rows have"):
         Pool.read(path, shape="sharegpt")
-    with pytest.raises(UserError, match="no row format 'mesages'. Did you mean 'messages'"):
+    with pytest.raises(UserError, match=r"no row format 'mesages'. Did you mean 'messages'"):
         Pool.read(path, shape="mesages")
 
 
@@ -169,7 +195,10 @@ def test_a_json_file_may_hold_lines_and_begin_with_a_mark(tmp_path: Path) -> Non
 
 
 def test_parquet_with_nested_messages_and_nulls(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"messages": [MESSAGES["messages"]], "input": pa.array([None], pa.string())}), tmp_path / "a.parquet")
+    pq.write_table(
+        pa.table({"messages": [MESSAGES["messages"]], "input": pa.array([None], pa.string())}),
+        tmp_path / "a.parquet",
+    )
     assert said(Pool.read(tmp_path / "a.parquet").samples[0]) == [("user", "q"), ("assistant", "a")]
     table = pa.table({"instruction": ["a"], "output": ["b"], "input": pa.array([None], pa.string())})
     pq.write_table(table, tmp_path / "b.parquet")

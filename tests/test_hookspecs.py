@@ -56,9 +56,7 @@ def test_the_example_of_a_hook_runs(hook: str, tmp_path: Path, monkeypatch: pyte
         if inspect.isclass(thing) and issubclass(thing, Method) and thing.__module__ == module.__name__
     )  # fmt: skip
     assert kind.__doc__ and not kind.__doc__.startswith(f"{kind.__name__}(")
-    options = (
-        {"model": str(tiny_model(tmp_path / "tiny"))} if "model" in {f.name for f in kind.fields()} else {}
-    )
+    options = {"model": str(tiny_model(tmp_path / "tiny"))} if "model" in {f.name for f in kind.fields()} else {}
     columns = {name: made_up(name, 3) for name in kind(**options).needs()}
     samples = None if hook == "evaluate" else toy_samples()
     given: dict[str, Any] = {"folder": tmp_path / "model"} if hook == "train" else {}
@@ -84,8 +82,6 @@ def test_the_example_of_a_hook_runs(hook: str, tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_the_readme_names_the_arguments_of_a_hook(hook: str) -> None:
-    row = re.search(
-        rf"^\|\s*`{hook}`\s*\|\s*`([^`|]*)`\s*\|", README.read_text(encoding="utf-8"), re.MULTILINE
-    )
+    row = re.search(rf"^\|\s*`{hook}`\s*\|\s*`([^`|]*)`\s*\|", README.read_text(encoding="utf-8"), re.MULTILINE)
     assert row, f"README.md has no row '| `{hook}` | `{arguments(hook)}` | ...'"
     assert row[1] == arguments(hook)

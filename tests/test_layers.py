@@ -57,9 +57,7 @@ def inside(path: Path) -> Iterator[tuple[int, str]]:
     """Line and name of the core modules that a core module imports."""
     for line, module, name in imports(path):
         parts = (
-            module.replace("siftune", "", 1).lstrip(".")
-            if module.startswith("siftune")
-            else module.removeprefix(".")
+            module.replace("siftune", "", 1).lstrip(".") if module.startswith("siftune") else module.removeprefix(".")
         )
         if module in (".", "siftune"):
             yield line, name if name in MODULES else "__init__"
@@ -86,9 +84,7 @@ def test_the_package_imports_nothing_by_itself() -> None:
     assert list(inside(CORE / "__init__.py")) == []
 
 
-@pytest.mark.parametrize(
-    "plugin", sorted(path.name for path in (ROOT / "plugins").iterdir() if path.is_dir())
-)
+@pytest.mark.parametrize("plugin", sorted(path.name for path in (ROOT / "plugins").iterdir() if path.is_dir()))
 def test_a_plugin_imports_no_other(plugin: str) -> None:
     own = "siftune_" + plugin.replace("-", "_")
     others = [

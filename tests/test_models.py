@@ -127,9 +127,7 @@ def test_a_hub_id_is_downloaded_at_its_revision_and_known_by_its_commit(
 
     asked = []
 
-    def download(
-        name: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]
-    ) -> str:
+    def download(name: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
         asked.append((name, revision))
         assert not any("bin" in one or "*.py" in one for one in allow_patterns)
         if name == "no/such":
@@ -141,9 +139,7 @@ def test_a_hub_id_is_downloaded_at_its_revision_and_known_by_its_commit(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert models.digest("org/name@v1") == models.digest("org/name") == "org/name@abc123"
     assert asked == [("org/name", "v1"), ("org/name", None)]
-    with pytest.raises(
-        UserError, match=r"'no/such' is neither shipped nor a folder, and the hub .* OSError: 404$"
-    ):
+    with pytest.raises(UserError, match=r"'no/such' is neither shipped nor a folder, and the hub .* OSError: 404$"):
         models.folder("no/such")
 
 
@@ -155,9 +151,7 @@ def test_the_digest_is_of_the_content(tiny: Path, variant: Callable[..., str]) -
     assert models.digest(same) == models.digest(str(tiny))
 
 
-def test_a_model_is_loaded_whole_or_not_at_all(
-    tiny: Path, tmp_path: Path, variant: Callable[..., str]
-) -> None:
+def test_a_model_is_loaded_whole_or_not_at_all(tiny: Path, tmp_path: Path, variant: Callable[..., str]) -> None:
     def damaged(change: Callable[[dict[str, Any]], None]) -> str:
         folder = variant()
         weights = load_file(Path(folder) / "model.safetensors")
@@ -216,9 +210,7 @@ def test_a_token_over_the_boundary_is_not_made(variant: Callable[..., str]) -> N
     one, two = reader.encode([Rendered("a::) b", 2, 6), Rendered("a:) b", 2, 5)], special=True)
     assert scored(reader, one) == [":", ")", "Ġ", "b"] and one.offsets[0] == (0, 1)
     assert scored(reader, two) == [")", "Ġ", "b"]
-    assert "::" in reader.tokenizer.convert_ids_to_tokens(
-        reader.encode([Rendered("::a", 2, 3)], special=True)[0].ids
-    )
+    assert "::" in reader.tokenizer.convert_ids_to_tokens(reader.encode([Rendered("::a", 2, 3)], special=True)[0].ids)
 
 
 def test_a_blank_before_the_first_word_belongs_to_its_token(read: Reader) -> None:
@@ -369,9 +361,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
         read.token_losses(encoded)
 
 
-def test_another_error_is_not_taken_for_a_lack_of_memory(
-    read: Reader, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_error_is_not_taken_for_a_lack_of_memory(read: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(texts: Any) -> Any:
         raise RuntimeError("shapes do not match")
 
@@ -381,9 +371,7 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_hidden_states_are_those_of_a_row_alone(
-    read: Reader, packed: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hidden_states_are_those_of_a_row_alone(read: Reader, packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(read, "packed", packed)
     encoded = read.encode(RENDERED, special=True)
     found = dict(read.hidden_states(encoded))
@@ -412,9 +400,7 @@ def other(tiny: Path, tmp_path: Path, kind: Any, config: Any, **more: Any) -> st
     shutil.copytree(tiny, folder)
     size = json.loads((tiny / "config.json").read_text())["vocab_size"]
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    said = config(
-        vocab_size=size, **{**shape, **more}, architectures=[kind.__name__], bos_token_id=1, eos_token_id=2
-    )
+    said = config(vocab_size=size, **{**shape, **more}, architectures=[kind.__name__], bos_token_id=1, eos_token_id=2)
     torch.manual_seed(0)
     made = kind(said)
     said.save_pretrained(folder)

@@ -128,17 +128,13 @@ def test_one_that_is_no_wrapper_is_refused(installed: Callable[..., Any], rows: 
         siftune.apply(Length(), rows)
 
 
-def test_one_that_cannot_be_imported_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: list[Any]
-) -> None:
+def test_one_that_cannot_be_imported_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: list[Any]) -> None:
     monkeypatch.syspath_prepend(
         write(tmp_path, "outside-absent", "import not_there", {"siftune": {"absent": "Absent"}})
     )
     from siftune_baselines.length import Length
 
-    with pytest.raises(
-        UserError, match=r"observer absent of outside-absent 0\.1 could not be imported: .*not_there"
-    ):
+    with pytest.raises(UserError, match=r"observer absent of outside-absent 0\.1 could not be imported: .*not_there"):
         siftune.apply(Length(), rows)
 
 

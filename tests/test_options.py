@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-
 from siftune import Method, UserError, hookimpl
 from siftune.options import build, of
 

@@ -22,9 +22,7 @@ THINKS = (
     "{% if loop.last and m.role == 'assistant' %}<think></think>{% endif %}"
     "{{ m.content }}{{ eos_token }}{% endfor %}"
 )
-REFUSES = (
-    "{% if messages[0].role == 'system' %}{{ raise_exception('no system message') }}{% endif %}" + CHATML
-)
+REFUSES = "{% if messages[0].role == 'system' %}{{ raise_exception('no system message') }}{% endif %}" + CHATML
 HIDES = "{% for m in messages %}{% if m.role != 'assistant' %}{{ m.content }}{% endif %}{% endfor %}"
 
 RESPONSES = [
@@ -83,8 +81,7 @@ def test_the_span_is_exactly_the_response(name: str, response: str, chatting: An
 def test_what_the_built_in_templates_write() -> None:
     plain, apart = Sample.of("Which colour?", "Blue."), Sample.of("Sort.", "1 3", input="3 1")
     said = {
-        name: (template(name, Words()).pair(plain).text, template(name, Words()).pair(apart).text)
-        for name in STYLES
+        name: (template(name, Words()).pair(plain).text, template(name, Words()).pair(apart).text) for name in STYLES
     }
     assert said["plain"] == ("Which colour?\n\nBlue.", "Sort.\n\n3 1\n\n1 3")
     assert said["wiz"] == ("Which colour?\n\n### Response:Blue.", "Sort.\n3 1\n\n### Response:1 3")
@@ -118,10 +115,7 @@ def test_auto_takes_the_chat_template_and_falls_back_to_alpaca(chatting: Any) ->
     assert (how.name, how.source, how.special) == ("chat", CHATML, False)
     assert template("plain", chatting(CHATML)).special
     one = how.pair(Sample.of("Hi", "Ho"))
-    assert (
-        one.text == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHo"
-        and one.closing == "<|im_end|>\n"
-    )
+    assert one.text == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHo" and one.closing == "<|im_end|>\n"
 
 
 def test_a_turn_is_read_as_the_template_writes_it(chatting: Any) -> None:
@@ -132,9 +126,7 @@ def test_a_turn_is_read_as_the_template_writes_it(chatting: Any) -> None:
     assert trims.pair(Sample.of("Hi ", " Ho ")).text == "<s>[user]Hi[assistant] Ho "
 
 
-@pytest.mark.parametrize(
-    ("source", "why"), [(REFUSES, "no system message"), (HIDES, "does not show the response")]
-)
+@pytest.mark.parametrize(("source", "why"), [(REFUSES, "no system message"), (HIDES, "does not show the response")])
 def test_a_template_that_does_not_read_a_conversation_says_so(source: str, why: str, chatting: Any) -> None:
     with pytest.raises(Refused, match=why):
         template("chat", chatting(source)).pair(TALK)

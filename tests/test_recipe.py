@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from siftune import Recipe, Step, UserError, plan
 from siftune.chain import parse
 
@@ -70,13 +69,28 @@ def test_a_slip_in_a_chain(words: str, said: str) -> None:
 
 
 PLANS = [
-    (["score toy-above --by lenght", "score length"], "score toy-above needs the column 'lenght', which no earlier step makes."),
+    (
+        ["score toy-above --by lenght", "score length"],
+        "score toy-above needs the column 'lenght', which no earlier step makes.",
+    ),
     (["score length", "select top --by lenth"], "Did you mean 'length'?"),
     (["score length", "select top --by source"], "The rows came with it: write input.source."),
-    (["cluster toy-halves"], "needs the column 'embedding', which no earlier step makes. Put a step before it: embed sentence"),
-    (["score length", "score length"], "makes the column 'length', which score length makes already; give it another name: --as NAME"),
-    (["score length", "select toy-first --budget '3 per input.sorce'"], "the budget counts per 'input.sorce', which is no column."),
-    (["select toy-first --budget '5k tokens'"], "a budget in tokens needs the student's tokenizer: --model MODEL"),
+    (
+        ["cluster toy-halves"],
+        "needs the column 'embedding', which no earlier step makes. Put a step before it: embed sentence",
+    ),
+    (
+        ["score length", "score length"],
+        "makes the column 'length', which score length makes already; give it another name: --as NAME",
+    ),
+    (
+        ["score length", "select toy-first --budget '3 per input.sorce'"],
+        "the budget counts per 'input.sorce', which is no column.",
+    ),
+    (
+        ["select toy-first --budget '5k tokens'"],
+        "a budget in tokens needs the student's tokenizer: --model MODEL",
+    ),
     (["score toy-reader"], "score toy-reader needs a model: --model nano"),
     (["score toy-reader --model nanoo"], "nanoo"),
     (["score toy-reader --model nano --dtype float23"], "no dtype 'float23'. Did you mean 'float32'?"),
@@ -138,7 +152,7 @@ def test_recipes_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("")
     with pytest.raises(UserError, match=r"there is no recipe file .*mien.toml. Did you mean 'mine.toml'"):
         Recipe.read(tmp_path / "mien.toml")
-    with pytest.raises(UserError, match="there is no recipe 'quikstart'. Did you mean 'quickstart'"):
+    with pytest.raises(UserError, match=r"there is no recipe 'quikstart'. Did you mean 'quickstart'"):
         Recipe.read("quikstart")
 
 
@@ -154,18 +168,23 @@ def test_an_arm_exchanges_the_last_select_before_the_last_train(tmp_path: Path) 
         steps = recipe.arm(arm).steps
         assert [step.name for step in steps] == ["toy-first", arm.name, "toy-trainer", "all"]
         assert (steps[1].budget, steps[1].on) == ("5%", "all")
-    with pytest.raises(UserError, match="no step 'chioce' to replace. Did you mean 'choice'"):
+    with pytest.raises(UserError, match=r"no step 'chioce' to replace. Did you mean 'choice'"):
         recipe.arm(recipe.arms[2])
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "templates" / "recipes").glob("*.toml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[1] / "templates" / "recipes").glob("*.toml")), ids=lambda p: p.stem
+)
 def test_every_recipe_that_ships_can_be_planned(path: Path) -> None:
     recipe = Recipe.read(path)
     from dataclasses import replace
 
     teacher = replace(recipe.run, teacher="http://127.0.0.1:1/v1", teacher_model="any", model="nano")
     recipe = replace(recipe, run=teacher)
-    steps = tuple(Step(s.hook, s.name, on=s.on, as_=s.as_, budget=s.budget, label=s.label, base=s.base, **_at_hand(s)) for s in recipe.steps)
+    steps = tuple(
+        Step(s.hook, s.name, on=s.on, as_=s.as_, budget=s.budget, label=s.label, base=s.base, **_at_hand(s))
+        for s in recipe.steps
+    )
     inputs = ["source", "task", "dataset", "fields"]
     plan.check(replace(recipe, steps=steps), inputs)
     for arm in recipe.arms:
@@ -201,7 +220,10 @@ def test_the_command_line_from_end_to_end(tmp_path: Path, pool_file: Path, shell
         (["run"], "nothing to do"),
         (["run", "POOL"], "no step is named"),
         (["run", "poll.jsonl", "score", "length"], "there is no file poll.jsonl. Did you mean 'pool.jsonl'?"),
-        (["run", "POOL", "score", "length", "--limit", "5"], "--limit belongs to the run: write it before 'score'"),
+        (
+            ["run", "POOL", "score", "length", "--limit", "5"],
+            "--limit belongs to the run: write it before 'score'",
+        ),
         (["run", "POOL", "r.toml", "score", "length"], "r.toml is a recipe and has its own steps"),
         (["run", "--limt", "5", "POOL", "score", "length"], "No such option '--limt'"),
         (["rum", "POOL"], "siftune has no command 'rum'. Did you mean 'run'?"),
@@ -219,7 +241,10 @@ def test_a_slip_on_the_command_line(tmp_path: Path, pool_file: Path, shell: Any,
 def test_a_plugins_fault_is_a_traceback_that_ends_in_the_culprit(tmp_path: Path, pool_file: Path, shell: Any) -> None:
     done = shell("run", pool_file, "--out", tmp_path / "run", "score", "toy-broken", "--how", "nan")
     assert done.returncode == 1
-    assert "Traceback" in done.stderr and "score toy-broken (siftune-toys 1.2) returned nan" in done.stderr.splitlines()[-1]
+    assert (
+        "Traceback" in done.stderr
+        and "score toy-broken (siftune-toys 1.2) returned nan" in done.stderr.splitlines()[-1]
+    )
 
 
 def test_a_file_named_like_a_hook(tmp_path: Path, shell: Any) -> None:

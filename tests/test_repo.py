@@ -28,9 +28,7 @@ each_plugin = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: fold
 
 
 def project(folder: Path) -> Mapping[str, Any]:
-    told: Mapping[str, Any] = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))[
-        "project"
-    ]
+    told: Mapping[str, Any] = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return told
 
 
@@ -141,9 +139,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_core_and_what_ships(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     code = {f"siftune/{path.name}" for path in (ROOT / "core" / "siftune").iterdir() if path.is_file()}
-    templates = {
-        f"siftune/{path.relative_to(ROOT)}" for path in (ROOT / "templates").rglob("*") if path.is_file()
-    }
+    templates = {f"siftune/{path.relative_to(ROOT)}" for path in (ROOT / "templates").rglob("*") if path.is_file()}
     templates = {name for name in templates if "__pycache__" not in name}
     assert code | templates | {"siftune/registry.toml"} <= names
     assert "siftune/templates/plugin/pyproject.toml" in names
@@ -195,7 +191,5 @@ def test_no_path_of_this_machine_is_in_the_tree() -> None:
 
 def test_no_leftovers_are_in_the_tree() -> None:
     names = [str(path.relative_to(ROOT)) for path in tracked()]
-    bad = re.compile(
-        r"(^|/)(utils|helpers|base|manager)\.py$|\.(pyc|orig|rej|swp|log)$|(^|/)(__pycache__|runs)/"
-    )
+    bad = re.compile(r"(^|/)(utils|helpers|base|manager)\.py$|\.(pyc|orig|rej|swp|log)$|(^|/)(__pycache__|runs)/")
     assert [name for name in names if bad.search(name)] == []

@@ -62,9 +62,7 @@ def test_it_says_what_happened_to_the_rows(tmp_path: Path, rows: list[dict[str, 
     steps = ["score toy-partial --fails 13", "select top --by toy-partial --budget 5"]
     run = siftune.run(data, steps, out=tmp_path / "run", min_coverage=0.5)
     page = report.page(run)
-    assert (
-        page["summary"] == "42 rows were read; select top --by toy-partial --budget 5 kept 5 of them (11.9%)."
-    )
+    assert page["summary"] == "42 rows were read; select top --by toy-partial --budget 5 kept 5 of them (11.9%)."
     states = {fate.name: fate.rows for fate in page["fates"]}
     assert states == {"kept": 5, "not chosen": 28, "left out": 6, "failed": 3}
     reasons = {one["reason"]: (one["state"], one["who"], one["count"]) for one in page["reasons"]}
@@ -79,9 +77,7 @@ def test_it_says_what_happened_to_the_rows(tmp_path: Path, rows: list[dict[str, 
 def test_nothing_that_strangers_wrote_does_anything(tmp_path: Path) -> None:
     rows = []
     for number, text in enumerate(HOSTILE * 6):
-        rows.append(
-            {"instruction": text, "input": text, "output": f"{text} {number}", "<b>weight</b>": number}
-        )
+        rows.append({"instruction": text, "input": text, "output": f"{text} {number}", "<b>weight</b>": number})
     steps = [
         "score length",
         Step("score", "toy-input", column="<b>weight</b>"),
@@ -93,9 +89,7 @@ def test_nothing_that_strangers_wrote_does_anything(tmp_path: Path) -> None:
     run.state.done[0].warnings.append(HOSTILE[0])
     run.state.done[0].figures[HOSTILE[1]] = {HOSTILE[2]: [HOSTILE[0]] * 20}
     for one in [run, *run.arms.values()]:
-        one.state.done[-1].evaluation = Evaluation(
-            {HOSTILE[0]: {"value": 1, "low": 0, "high": 2, HOSTILE[1]: 3}}
-        )
+        one.state.done[-1].evaluation = Evaluation({HOSTILE[0]: {"value": 1, "low": 0, "high": 2, HOSTILE[1]: 3}})
     page = Page(report.write(run))
     tags = {tag for tag, _ in page.tags}
     assert not tags & {"script", "img", "iframe", "object", "link", "base", "form", "b", "i", "u"}
@@ -120,9 +114,7 @@ def test_it_needs_nothing_beside_itself(tmp_path: Path, pool_file: Path) -> None
     links = [a["href"] for tag, a in page.tags if tag == "a" and not str(a["href"]).startswith("#")]
     assert links and all((tmp_path / "run" / str(link)).exists() for link in links)
     anchors = {a["id"] for _, a in page.tags if "id" in a}
-    assert {
-        str(a["href"])[1:] for tag, a in page.tags if tag == "a" and str(a["href"]).startswith("#")
-    } <= anchors
+    assert {str(a["href"])[1:] for tag, a in page.tags if tag == "a" and str(a["href"]).startswith("#")} <= anchors
 
 
 def test_every_column_of_numbers_is_drawn_and_vectors_are_not(tmp_path: Path, pool_file: Path) -> None:
@@ -144,9 +136,7 @@ def test_every_column_of_numbers_is_drawn_and_vectors_are_not(tmp_path: Path, po
 def test_samples_are_the_best_the_worst_the_edge_and_some_between(tmp_path: Path) -> None:
     data = write_jsonl(tmp_path / "pool.jsonl", [row(n) | {"output": "x" * (1000 - n)} for n in range(100)])
     run = siftune.run(data, ["score length", "select top --by length --budget 20"], out=tmp_path / "run")
-    groups = {
-        group["title"]: [one["number"] for one in group["samples"]] for group in report.groups(run.state)
-    }
+    groups = {group["title"]: [one["number"] for one in group["samples"]] for group in report.groups(run.state)}
     assert groups["Best"] == ["1", "2", "3", "4", "5", "6"]
     assert groups["The edge"] == ["18", "19", "20", "21", "22", "23"]
     assert groups["Middle"] == ["48", "49", "50", "51", "52", "53"]
@@ -248,8 +238,7 @@ def test_long_tails_are_cut_and_said_so() -> None:
     one = drawn(values)
     assert one.edges[-1] < 2
     assert (
-        one.notes == ["5 values above 0.992, up to 1,000,000, are in the last bar"]
-        or "in the last bar" in one.notes[0]
+        one.notes == ["5 values above 0.992, up to 1,000,000, are in the last bar"] or "in the last bar" in one.notes[0]
     )
     assert drawn(np.geomspace(1, 1e5, 500)).notes == ["logarithmic axis"]
 

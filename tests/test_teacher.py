@@ -357,9 +357,7 @@ def test_a_schema_is_sent_and_what_was_cut_says_so() -> None:
     ("refuses", "told"),
     [(("json_schema",), ["JSON mode"]), (("json_schema", "json_object"), ["JSON mode", "the prompt alone"])],
 )
-def test_a_server_without_schemas_is_told_in_words_and_the_user_once(
-    refuses: tuple[str, ...], told: list[str]
-) -> None:
+def test_a_server_without_schemas_is_told_in_words_and_the_user_once(refuses: tuple[str, ...], told: list[str]) -> None:
     def reply(_: int, body: dict[str, Any]) -> Reply:
         kind = body.get("response_format", {}).get("type")
         if kind in refuses:

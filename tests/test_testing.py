@@ -25,9 +25,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fix
 
     def install(code: str, hook: str = "score", head: str = "") -> str:
         package = f"outside-{slug}"
-        monkeypatch.syspath_prepend(
-            write(tmp_path / "site", package, head + code, {f"siftune.{hook}": {slug: "Own"}})
-        )
+        monkeypatch.syspath_prepend(write(tmp_path / "site", package, head + code, {f"siftune.{hook}": {slug: "Own"}}))
         return slug
 
     return install
@@ -89,20 +87,14 @@ def test_a_broken_rule_is_a_sentence(install: Install, old: str, new: str, said:
 
 def test_the_shape_is_checked_by_the_engine(install: Install) -> None:
     name = install(GOOD.replace("for sample in samples]", "for sample in samples][1:]"))
-    with pytest.raises(
-        Fault, match=r"score .* returned 2 values .* for 3; a row without one is named in an Outcome"
-    ):
+    with pytest.raises(Fault, match=r"score .* returned 2 values .* for 3; a row without one is named in an Outcome"):
         conforms("score", name)
 
 
 def test_one_that_changes_a_column(install: Install) -> None:
-    code = GOOD.replace(
-        "    @hookimpl", '    def needs(self):\n        return ["own.losses"]\n\n    @hookimpl'
-    )
+    code = GOOD.replace("    @hookimpl", '    def needs(self):\n        return ["own.losses"]\n\n    @hookimpl')
     name = install(
-        code.replace(
-            "        return [float", '        samples.column("own.losses")[0][:] = 0\n        return [float'
-        )
+        code.replace("        return [float", '        samples.column("own.losses")[0][:] = 0\n        return [float')
     )
     with pytest.raises(AssertionError, match="changed the samples or the columns"):
         conforms("score", name)
@@ -111,9 +103,7 @@ def test_one_that_changes_a_column(install: Install) -> None:
 def test_one_that_does_not_travel(install: Install) -> None:
     code = GOOD.replace('= "?"', "= None").replace("Annotated[str,", "Annotated[Any,")
     name = install(
-        code.replace(
-            "    @hookimpl", "    def __post_init__(self):\n        self.mark = lambda: 1\n\n    @hookimpl"
-        )
+        code.replace("    @hookimpl", "    def __post_init__(self):\n        self.mark = lambda: 1\n\n    @hookimpl")
     )
     with pytest.raises(AssertionError):
         conforms("score", name)

@@ -38,9 +38,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "site"
 
 
-def test_a_wheel_from_outside_is_used_in_a_run(
-    site: Path, pool_file: Path, tmp_path: Path, shell: Shell
-) -> None:
+def test_a_wheel_from_outside_is_used_in_a_run(site: Path, pool_file: Path, tmp_path: Path, shell: Shell) -> None:
     out = tmp_path / "run"
     words = ("run", pool_file, "--out", out, "select", "shortest", "--at-least", "12", "--budget", "3")
     done = shell(*words, env={"PYTHONPATH": str(site)})
@@ -74,9 +72,7 @@ class Count(Method):
 """
 
 
-def install(
-    site: Path, monkeypatch: pytest.MonkeyPatch, *packages: tuple[str, str, dict[str, dict[str, str]]]
-) -> None:
+def install(site: Path, monkeypatch: pytest.MonkeyPatch, *packages: tuple[str, str, dict[str, dict[str, str]]]) -> None:
     for at, (package, code, entries) in enumerate(packages):
         monkeypatch.syspath_prepend(write(site / str(at), package, code, entries))
 
@@ -119,9 +115,7 @@ def test_one_that_is_no_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ("outside-plain", code, {"siftune.score": {"plain": "Plain", "function": "function"}}),
     )
     for name, thing in (("plain", "Plain"), ("function", "function")):
-        said = (
-            rf"score {name}: outside_plain:{thing} of outside-plain 0\.1 is not a subclass of siftune\.Method"
-        )
+        said = rf"score {name}: outside_plain:{thing} of outside-plain 0\.1 is not a subclass of siftune\.Method"
         with pytest.raises(UserError, match=said):
             load("score", name)
 
@@ -143,16 +137,12 @@ def test_one_in_the_wrong_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         load("select", "misplaced")
 
 
-def test_one_with_a_misspelt_hook(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]]
-) -> None:
+def test_one_with_a_misspelt_hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]]) -> None:
     code = SCORER + "\n    @hookimpl\n    def sroce(self, samples):\n        return None\n"
     only = SCORER.replace("def score", "def sroce").replace("Count", "Only")
     entries = {"siftune.score": {"misspelt": "Count", "only": "Only"}}
     install(tmp_path, monkeypatch, ("outside-misspelt", code + only, entries))
-    with pytest.raises(
-        UserError, match=r"score only: Only of outside-misspelt 0\.1 does not implement the hook score"
-    ):
+    with pytest.raises(UserError, match=r"score only: Only of outside-misspelt 0\.1 does not implement the hook score"):
         load("score", "only")
     with pytest.raises(Exception, match="sroce") as caught:
         siftune.apply(load("score", "misspelt")(), rows)
@@ -163,9 +153,7 @@ def test_one_with_a_misspelt_hook(
 def test_a_reserved_word_as_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = SCORER.replace('"Counts."', '"Counts."\n\n    budget: Annotated[int, "rows"] = 1')
     install(tmp_path, monkeypatch, ("outside-reserved", code, {"siftune.score": {"reserved": "Count"}}))
-    with pytest.raises(
-        UserError, match=r"outside-reserved 0\.1 could not be imported: .*budget cannot be an option"
-    ):
+    with pytest.raises(UserError, match=r"outside-reserved 0\.1 could not be imported: .*budget cannot be an option"):
         load("score", "reserved")
 
 
@@ -176,9 +164,7 @@ def test_a_mistake_is_one_line_for_who_types(tmp_path: Path, pool_file: Path, sh
         "import nothing_of_that_name",
         {"siftune.score": {"unshelled": "Count"}},
     )
-    done = shell(
-        "run", pool_file, "--out", tmp_path / "run", "score", "unshelled", env={"PYTHONPATH": str(site)}
-    )
+    done = shell("run", pool_file, "--out", tmp_path / "run", "score", "unshelled", env={"PYTHONPATH": str(site)})
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("Error: score unshelled: outside-shell 0.1 could not be imported")
     assert done.stderr.count("\n") == 1

@@ -156,9 +156,7 @@ def test_answers_that_are_kept_start_no_server_until_the_model_changes(stand_in:
 
 def test_a_server_that_dies_is_quoted(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIFTUNE_VLLM_ARGS", "--fault dies")
-    with pytest.raises(
-        UserError, match=r"vLLM ended. Its log ends:\nloading weights\nCUDA out of memory"
-    ) as caught:
+    with pytest.raises(UserError, match=r"vLLM ended. Its log ends:\nloading weights\nCUDA out of memory") as caught:
         Server(stand_in.model, "toy")
     assert stand_in.noted()["env"]["VLLM_API_KEY"] not in str(caught.value)
     assert eventually(lambda: not stand_in.alive())
@@ -182,9 +180,7 @@ def test_a_server_that_is_never_healthy_is_not_waited_for_for_ever(
     assert eventually(lambda: not stand_in.alive())
 
 
-def test_a_server_that_breaks_while_it_is_asked_is_quoted(
-    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_breaks_while_it_is_asked_is_quoted(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIFTUNE_VLLM_ARGS", "--fault breaks")
     with closing(Chat(f"vllm:{stand_in.model}")) as chat:
         with pytest.raises(UserError, match=r"vLLM ended. Its log ends:\nthe engine broke"):

@@ -20,7 +20,7 @@ from .hookspecs import HOOKS
 from .methods import Found, Method, found
 from .progress import Quiet
 from .recipe import Arm, Data, Defaults, Recipe, Step
-from .samples import Array, Pool, Sample, Samples
+from .samples import FAMILY, Array, Pool, Sample, Samples
 from .store import Store, default_root
 
 
@@ -75,7 +75,9 @@ def run(
     keep_duplicates: bool = False,
     **defaults: Any,
 ) -> Run:
-    """Carry out a chain: `siftune.run("pool.jsonl", ["score ifd --model nano", Step("select", "top", by="ifd", budget="5%")])`.
+    """Carry out a chain.
+
+        siftune.run("pool.jsonl", ["score ifd --model nano", Step("select", "top", by="ifd", budget="5%")])
 
     `defaults` are the run's `seed`, `model`, `template`, `teacher`, `teacher_model`, `dtype`, `device` and
     `min_coverage`. Without `out` the run goes to `runs/chain-<n>`. Raises UserError for a mistake in the chain
@@ -112,6 +114,7 @@ def carry_out(
     folder = Path(out) if out is not None else runfolder.next_free(recipe.name)
     runfolder.prepare(folder, recipe, overwrite)
     shared = Store(Path(store) if store is not None else default_root())
+    shared.prepare()
     told = progress or Quiet()
     with teachers(partial(told.say, "teacher")) as chat_with:
         carry = partial(_carry, store=shared, format=format, progress=told, chat_with=chat_with, inputs=inputs)
@@ -142,7 +145,15 @@ def _fresh(pool: Pool | None) -> Pool | None:
 
 
 def _carry(
-    recipe: Recipe, pool: Pool | None, folder: Path, *, store: Store, format: str, progress: Quiet, chat_with: Any, inputs: Any
+    recipe: Recipe,
+    pool: Pool | None,
+    folder: Path,
+    *,
+    store: Store,
+    format: str,
+    progress: Quiet,
+    chat_with: Any,
+    inputs: Any,
 ) -> Run:
     steps = plan.check(recipe, inputs)
     state = State.of(pool if pool is not None else Pool([]), recipe.data.keep_duplicates)
@@ -199,11 +210,19 @@ def apply(
     inside[samples.rows] = True
     state.in_play &= inside
     known = plan.Known({name: "the caller" for name in pool.names()}, [])
-    known.columns[plan.FAMILY] = "the caller"
+    known.columns[FAMILY] = "the caller"
     known.about = {name: held.about for name, held in pool.columns.items()}
-    planned = plan.plan_method(1, step, method, _source(type(method), hook, step.name), Defaults(min_coverage=0.0), known)
+    planned = plan.plan_method(
+        1, step, method, _source(type(method), hook, step.name), Defaults(min_coverage=0.0), known
+    )
     with tempfile.TemporaryDirectory(prefix="siftune-") as scratch, teachers() as chat_with:
-        engine = Engine(state, Store(Path(scratch) / "store"), Path(scratch), Recipe((step,), run=Defaults(min_coverage=0.0)), chat_with)
+        engine = Engine(
+            state,
+            Store(Path(scratch) / "store"),
+            Path(scratch),
+            Recipe((step,), run=Defaults(min_coverage=0.0)),
+            chat_with,
+        )
         before = len(pool)
         engine.carry_out([planned])
         trained = engine.state.done[-1].model
@@ -235,7 +254,7 @@ def _name(hook: str, kind: type[Method]) -> str:
     """The name under which a class is installed, else that of the class."""
     value = f"{kind.__module__}:{kind.__qualname__}"
     for name, one in found(hook).items():
-        if one.entry.value == value or one.entry.value.endswith(f":{kind.__qualname__}") and one.entry.load() is kind:
+        if one.entry.value == value or (one.entry.value.endswith(f":{kind.__qualname__}") and one.entry.load() is kind):
             return name
     return kind.__name__.lower()
 

@@ -65,7 +65,9 @@ class Checker:
         if centres.ndim != 2 or not np.isfinite(centres).all():
             raise self.fault("returned centres that are not finite numbers of the shape (k, d)")
         ok = rows.states == OK
-        if labels.dtype.kind not in "iu" or (ok.any() and not (0 <= labels[ok].min() and labels[ok].max() < len(centres))):
+        if labels.dtype.kind not in "iu" or (
+            ok.any() and not (0 <= labels[ok].min() and labels[ok].max() < len(centres))
+        ):
             raise self.fault(f"returned labels that are not whole numbers from 0 to {len(centres) - 1}")
         self._finite(np.isfinite(distances), rows.states, samples, "a distance that is not finite")
         for column, numbers in (("cluster", labels), ("cluster_distance", distances)):
@@ -77,7 +79,9 @@ class Checker:
         chosen = answer if isinstance(answer, Selection) else Selection(answer)
         positions = np.asarray(chosen.positions if len(chosen.positions) else np.empty(0, np.int64))
         if positions.ndim != 1 or positions.dtype.kind not in "iu":
-            raise self.fault(f"returned {_described(chosen.positions)}; select gives whole numbers, the positions to keep")
+            raise self.fault(
+                f"returned {_described(chosen.positions)}; select gives whole numbers, the positions to keep"
+            )
         positions = positions.astype(np.int64)
         if len(positions) and not (0 <= positions.min() and positions.max() < len(samples)):
             raise self.fault(f"returned a position outside of the view of {len(samples)} samples")
@@ -121,7 +125,10 @@ class Checker:
         outcome = answer if isinstance(answer, Outcome) else Outcome(answer)
         states = np.full(total, OK, np.int8)
         reasons = np.full(total, None, object)
-        for fates, state, what in ((outcome.left_out, LEFT_OUT, "left_out"), (outcome.failed, FAILED, "failed")):
+        for fates, state, what in (
+            (outcome.left_out, LEFT_OUT, "left_out"),
+            (outcome.failed, FAILED, "failed"),
+        ):
             self._fates(fates, total, what)
             for position, reason in fates.items():
                 states[position], reasons[position] = state, str(reason)
@@ -173,13 +180,19 @@ class Checker:
             if kind is str and isinstance(value, str):
                 objects[at] = value
             elif kind is list and isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, str):
-                texts = len(value) > 0 and all(isinstance(one, str) for one in value)
-                inside = list(value) if texts else np.asarray(value, np.float64)
-                if not texts and (inside.ndim != 1 or not np.isfinite(inside).all()):  # type: ignore[attr-defined]
+                if len(value) and all(isinstance(one, str) for one in value):
+                    objects[at] = list(value)
+                    continue
+                numbers = np.asarray(value, np.float64)
+                if numbers.ndim != 1 or not np.isfinite(numbers).all():
                     raise self._at(at, samples, f"returned a list for {name!r} that is not of finite numbers")
-                objects[at] = inside
+                objects[at] = numbers
             else:
-                raise self._at(at, samples, f"returned {_described(value)} for {name!r}, where other rows have {kind.__name__}")
+                raise self._at(
+                    at,
+                    samples,
+                    f"returned {_described(value)} for {name!r}, where other rows have {kind.__name__}",
+                )
         return objects
 
     def _at(self, position: int, samples: Samples, problem: str) -> Fault:
@@ -197,7 +210,9 @@ class Checker:
 
     def _count(self, got: int, wanted: int, what: str = "values") -> None:
         if got != wanted:
-            raise self.fault(f"returned {got} {what} for {wanted}; a row without one is named in an Outcome, never dropped")
+            raise self.fault(
+                f"returned {got} {what} for {wanted}; a row without one is named in an Outcome, never dropped"
+            )
 
 
 def _is_number(value: Any) -> bool:
@@ -209,4 +224,6 @@ def _described(value: Any) -> str:
         return "None"
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape} and type {value.dtype}"
-    return f"{value!r}" if isinstance(value, (int, float, str)) and len(repr(value)) < 60 else f"a {type(value).__name__}"
+    return (
+        f"{value!r}" if isinstance(value, (int, float, str)) and len(repr(value)) < 60 else f"a {type(value).__name__}"
+    )

@@ -84,12 +84,13 @@ def caller(
     watch = Observed(hook, drain)
     with blamed(label, source):
         manager.register(method, name=label)
+        manager.check_pending()
     manager.register(watch, name="siftune: innermost")
     around = observers()
     for name, distribution, plugin in around:
         with blamed(f"{label}, observer {name}", distribution):
             manager.register(plugin, name=f"{distribution}: {name}")
-    manager.check_pending()
+            manager.check_pending()
 
     def call(**arguments: Any) -> Any:
         given = {k: v for k, v in arguments.items() if k in manager.hook.__dict__[hook].spec.argnames}
@@ -103,10 +104,14 @@ def caller(
             error.add_note(f"in the step {label} ({culprit})")
             raise
         if answer is None:
-            raise Fault(f"{label} ({source}): the hook {hook} answered None; give values, or an Outcome that says why not")
+            raise Fault(
+                f"{label} ({source}): the hook {hook} answered None; give values, or an Outcome that says why not"
+            )
         if answer is not watch.inner and not any(hook in getattr(p, "changes", ()) for _, _, p in around):
             names = ", ".join(f"{name} ({distribution})" for name, distribution, _ in around)
-            raise Fault(f'{label}: an observer changed the values without saying so; one of {names} needs changes = ("{hook}",)')
+            raise Fault(
+                f'{label}: an observer changed the values without saying so; one of {names} needs changes = ("{hook}",)'
+            )
         return answer
 
     return call

@@ -24,7 +24,14 @@ class StepCommand(click.Command):
     def __init__(self, hook: str, name: str) -> None:
         self.hook, self.method_name = hook, name
         kind = load(hook, name)
-        own: list[click.Parameter] = [click.Option(["--on"], type=click.Choice(ON), default="kept", help="hand over what is in play, or everything")]
+        own: list[click.Parameter] = [
+            click.Option(
+                ["--on"],
+                type=click.Choice(ON),
+                default="kept",
+                help="hand over what is in play, or everything",
+            )
+        ]
         if hook == "select":
             own.append(click.Option(["--budget"], help="how much to keep: 1000, 5%, '200k tokens', '5% per COLUMN'"))
         if hook in ("embed", "cluster", "score"):
@@ -35,8 +42,10 @@ class StepCommand(click.Command):
         super().__init__(f"{hook} {name}", params=params + own, help=kind.__doc__, callback=self._step)
 
     def _step(self, on: str, label: str, as_: str | None = None, budget: str | None = None, **given: Any) -> Step:
-        named = {key.removeprefix("option_"): value for key, value in given.items() if value is not None and value != ()}
-        chosen = {
+        named = {
+            key.removeprefix("option_"): value for key, value in given.items() if value is not None and value != ()
+        }
+        chosen: dict[str, Any] = {
             self.known[key].key: list(value) if self.known[key].many else value for key, value in named.items()
         }
         return Step(self.hook, self.method_name, on=on, as_=as_, budget=budget, label=label, **chosen)
@@ -78,7 +87,9 @@ def parse(words: Sequence[str], run_options: Sequence[str] = ()) -> list[Step]:
         own = list(words[at + 2 : end])
         for word in own:
             if word.partition("=")[0] in run_options and not command.knows(word):
-                raise UserError(f"{word.partition('=')[0]} belongs to the run: write it before {words[0]!r}, after the data set")
+                raise UserError(
+                    f"{word.partition('=')[0]} belongs to the run: write it before {words[0]!r}, after the data set"
+                )
         steps.append(_invoke(command, own))
         at = end
     return steps
@@ -110,5 +121,7 @@ def _method_list(hook: str) -> str:
     from . import registry
 
     known = registry.methods(hook)
-    lines = [f"  {name:<18} {known[name].summary if name in known else one.source}" for name, one in found(hook).items()]
+    lines = [
+        f"  {name:<18} {known[name].summary if name in known else one.source}" for name, one in found(hook).items()
+    ]
     return f"Methods of {hook} (each has --help):\n" + "\n".join(lines)

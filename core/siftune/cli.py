@@ -30,7 +30,10 @@ class RunCommand(click.Command):
     def _head(self, args: Sequence[str]) -> int:
         """Where the chain begins; a value may be called like a hook, so options are walked with their values."""
         valued = {
-            flag for p in self.params if isinstance(p, click.Option) and not p.is_flag for flag in (*p.opts, *p.secondary_opts)
+            flag
+            for p in self.params
+            if isinstance(p, click.Option) and not p.is_flag
+            for flag in (*p.opts, *p.secondary_opts)
         }
         at = 0
         while at < len(args):
@@ -74,7 +77,11 @@ def run_options(command: Any) -> Any:
     """What `run` and `quickstart` both take."""
     for option in reversed(
         (
-            click.option("--out", type=click.Path(path_type=Path), help="folder of the run  [default: runs/<recipe>-<n>]"),
+            click.option(
+                "--out",
+                type=click.Path(path_type=Path),
+                help="folder of the run  [default: runs/<recipe>-<n>]",
+            ),
             click.option("--store", type=click.Path(path_type=Path), help="where computed values are kept and shared"),
             click.option("--teacher", help="OpenAI-compatible endpoint, or vllm:MODEL to start a server"),
             click.option("--teacher-model", help="what the endpoint calls the teacher"),
@@ -97,14 +104,18 @@ def run_options(command: Any) -> Any:
 @click.option("--template", help="prompt template: auto, alpaca, vicuna, wiz, plain  [default: auto]")
 @click.option("--dtype", help="float32, bfloat16, float16  [default: float32 on a processor, bfloat16 on a GPU]")
 @click.option("--min-coverage", type=click.FloatRange(0, 1), help="share of rows that a step has to finish")
-@click.option("--input-format", default=None, help="how rows are read: alpaca, sharegpt, messages, prompt  [default: detected]")
+@click.option(
+    "--input-format",
+    default=None,
+    help="how rows are read: alpaca, sharegpt, messages, prompt  [default: detected]",
+)
 @click.option("--format", default="", help="how selected.jsonl is written  [default: as the rows came]")
 @click.option("--on-bad-row", type=click.Choice(["stop", "leave-out"]), help="at a malformed row  [default: stop]")
 @click.option("--keep-duplicates", is_flag=True, default=None, help="leave equal rows in play")
 @click.option("--overwrite", is_flag=True, help="replace the run that is in the folder")
 @click.option("--save", type=click.Path(path_type=Path), help="write the chain as a recipe, and run nothing")
 @click.pass_context
-def run(ctx: click.Context, **given: Any) -> None:
+def run(ctx: click.Context, /, **given: Any) -> None:
     """Carry out a chain of steps on a data set, or a recipe.
 
     \b
@@ -148,7 +159,9 @@ def _recipe(ctx: click.Context, given: dict[str, Any]) -> Recipe:
         recipe = replace(recipe, data=replace(recipe.data, path=data))
     elif len(data) == 1:
         if not data[0].endswith(".toml") and (Path(data[0]).is_file() or "://" in data[0]):
-            raise UserError(f"no step is named; put one after the data set, such as: siftune run {data[0]} score length")
+            raise UserError(
+                f"no step is named; put one after the data set, such as: siftune run {data[0]} score length"
+            )
         recipe = Recipe.read(data[0])
     else:
         raise UserError("nothing to do; write: siftune run DATA HOOK METHOD ..., or siftune run RECIPE")
@@ -156,7 +169,12 @@ def _recipe(ctx: click.Context, given: dict[str, Any]) -> Recipe:
         recipe = replace(recipe, data=replace(recipe.data, path=given["instead"]))
     names = {"seed", "model", "template", "teacher", "teacher_model", "dtype", "device", "min_coverage"}
     defaults = {k: given[k] for k in names if given.get(k) is not None}
-    read = {"format": given["input_format"], "on_bad_row": given["on_bad_row"], "limit": given["limit"], "keep_duplicates": given["keep_duplicates"]}
+    read = {
+        "format": given["input_format"],
+        "on_bad_row": given["on_bad_row"],
+        "limit": given["limit"],
+        "keep_duplicates": given["keep_duplicates"],
+    }
     told = {k: v for k, v in read.items() if v is not None}
     return replace(recipe, run=replace(recipe.run, **defaults), data=replace(recipe.data, **told))
 
@@ -198,7 +216,11 @@ def _conclude(carried: Run, *, as_json: bool) -> None:
         return
     folder = user_path(carried.folder)
     if counts["rows"]:
-        rest = "".join(f", {counts[n]:,} {n.replace('_', ' ')}" for n in ("left_out", "failed", "rejected", "rewrites") if counts[n])
+        rest = "".join(
+            f", {counts[n]:,} {n.replace('_', ' ')}"
+            for n in ("left_out", "failed", "rejected", "rewrites")
+            if counts[n]
+        )
         click.echo(f"{counts['rows']:,} rows: {counts['kept']:,} kept{rest}")
     every = [carried, *carried.arms.values()]
     if not any(one.computed for one in every):
@@ -207,7 +229,9 @@ def _conclude(carried: Run, *, as_json: bool) -> None:
         for step, metrics in one.results.items():
             for figure, value in metrics.items():
                 click.echo(f"{name + ': ' if name else ''}{step}: {figure} {_figure(value)}")
-    click.echo(f"{folder}/report.html  {folder}/table.parquet" + (f"  {folder}/selected.jsonl" if counts["rows"] else ""))
+    click.echo(
+        f"{folder}/report.html  {folder}/table.parquet" + (f"  {folder}/selected.jsonl" if counts["rows"] else "")
+    )
 
 
 def _figure(value: Any) -> str:
@@ -223,7 +247,7 @@ def quickstart(**given: Any) -> None:
     """The whole chain on the bundled pool of 2,000 real rows: no GPU, no network."""
     from . import quickstart as whole
 
-    whole.start(carry_out=_carry_out, **given)
+    whole.start(carry_out=_carry_out, conclude=_conclude, **given)
 
 
 @cli.command()
@@ -353,7 +377,13 @@ def store_ls(root: Path | None, as_json: bool) -> None:
 
 @store.command("prune")
 @_store_option
-@click.option("--older-than", type=click.FloatRange(min=0), default=30, show_default=True, help="days since the last change")
+@click.option(
+    "--older-than",
+    type=click.FloatRange(min=0),
+    default=30,
+    show_default=True,
+    help="days since the last change",
+)
 def store_prune(root: Path | None, older_than: float) -> None:
     """Delete what has not changed for a while."""
     from .store import Store, default_root

@@ -10,7 +10,17 @@ from importlib.metadata import PackageNotFoundError, version
 from . import threads
 from .store import default_root
 
-PACKAGES = ("siftune", "torch", "transformers", "peft", "datasets", "lm-eval", "sentence-transformers", "faiss-cpu", "vllm")
+PACKAGES = (
+    "siftune",
+    "torch",
+    "transformers",
+    "peft",
+    "datasets",
+    "lm-eval",
+    "sentence-transformers",
+    "faiss-cpu",
+    "vllm",
+)
 
 
 def findings() -> Iterator[tuple[str, str]]:

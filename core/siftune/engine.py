@@ -99,7 +99,10 @@ class State:
         counts, but for selects that a later `select --on all` replaced."""
         states = np.where(self.readable, OK, LEFT_OUT).astype(np.int8)
         reasons = self.reasons.copy()
-        last_reset = max((i for i, d in enumerate(self.done) if d.planned.step.hook == "select" and d.planned.step.on == "all"), default=-1)
+        last_reset = max(
+            (i for i, d in enumerate(self.done) if d.planned.step.hook == "select" and d.planned.step.on == "all"),
+            default=-1,
+        )
         for i, done in enumerate(self.done):
             if done.planned.step.hook == "select" and i < last_reset:
                 continue
@@ -158,7 +161,7 @@ class Engine:
     # ---- steps that are called with shards, kept by row ----
 
     def _row_step(self, planned: Planned, view: Samples) -> Done:
-        hook, method, pool = planned.step.hook, planned.method, self.state.pool
+        hook, pool = planned.step.hook, self.state.pool
         distinct = Samples(pool, view.rows[_firsts(pool.group[view.rows])], view._allowed)
         helds = [pool.held(name) for name in planned.needs]
         keys = fingerprint.row_keys(distinct.ids, distinct.rows, helds, len(pool))
@@ -188,7 +191,15 @@ class Engine:
         shutil.rmtree(self.store.view(mark), ignore_errors=True)
         return done
 
-    def _compute(self, planned: Planned, samples: Samples, keys: list[str], missing: Array, rows: RowStore, run: Context) -> None:
+    def _compute(
+        self,
+        planned: Planned,
+        samples: Samples,
+        keys: list[str],
+        missing: Array,
+        rows: RowStore,
+        run: Context,
+    ) -> None:
         hook, method = planned.step.hook, planned.method
         checker = planned.checker()
         call = calling.caller(hook, method, planned.label, planned.found.source)
@@ -220,7 +231,9 @@ class Engine:
                 extra = self._call_view(planned, view, keys, folder, run)
                 write_json(folder / "step.json", {"step": planned.label, "figures": run.figures, **extra})
         told = json.loads((folder / "step.json").read_text(encoding="utf-8"))
-        done = self._done(planned, key, given=len(view), found=len(view) * complete, computed=len(view) * (not complete))
+        done = self._done(
+            planned, key, given=len(view), found=len(view) * complete, computed=len(view) * (not complete)
+        )
         done.figures = told["figures"]
         done.warnings += told.get("warnings", [])
         if hook == "train":
@@ -236,14 +249,18 @@ class Engine:
             self._mark(done, view.rows, loaded)
             self.state.add([_rewrite(json.loads(line)) for line in lines])
             done.states = np.concatenate([done.states, np.zeros(len(self.state.pool) - len(done.states), np.int8)])
-            done.reasons = np.concatenate([done.reasons, np.full(len(self.state.pool) - len(done.reasons), None, object)])
+            done.reasons = np.concatenate(
+                [done.reasons, np.full(len(self.state.pool) - len(done.reasons), None, object)]
+            )
         else:
             if hook == "cluster":
                 done.figures["centres"] = str(folder / "centres.npy")
             self._spread(done, view.rows, loaded, key, None)
         return done
 
-    def _call_view(self, planned: Planned, view: Samples, keys: list[str], folder: Path, run: Context) -> dict[str, Any]:
+    def _call_view(
+        self, planned: Planned, view: Samples, keys: list[str], folder: Path, run: Context
+    ) -> dict[str, Any]:
         hook, checker, source = planned.step.hook, planned.checker(), planned.found.source
         values = RowStore(folder / "values")
         shutil.rmtree(values.folder, ignore_errors=True)
@@ -288,7 +305,9 @@ class Engine:
             count = partial(models.count_tokens, view, planned.student, planned.student_template)
             order, over = budget.cut(order, view, count)
             if over:
-                warnings.append(f"the budget of {budget} is over the {len(view)} samples of the view: everything is kept")
+                warnings.append(
+                    f"the budget of {budget} is over the {len(view)} samples of the view: everything is kept"
+                )
         rank = np.full(len(view), np.nan)
         rank[order] = np.arange(1, len(order) + 1)
         weight = np.full(len(view), np.nan)
@@ -336,7 +355,10 @@ class Engine:
                 call = calling.caller("evaluate", planned.method, planned.label, planned.found.source)
                 result = planned.checker().evaluation(call(run=run))
                 write_json(folder / "items.json", result.items)
-                write_json(folder / "step.json", {"step": planned.label, "figures": run.figures, "metrics": result.metrics})
+                write_json(
+                    folder / "step.json",
+                    {"step": planned.label, "figures": run.figures, "metrics": result.metrics},
+                )
         told = json.loads((folder / "step.json").read_text(encoding="utf-8"))
         items = json.loads((folder / "items.json").read_text(encoding="utf-8"))
         done = self._done(planned, key, given=1, found=int(complete), computed=int(not complete))
@@ -354,8 +376,14 @@ class Engine:
             columns[name] = held.origin or name
         told = [self._identity, sorted(calling.changes(step.hook))]
         if step.hook == "select":
-            told += [str(step.budget), planned.student or "", planned.student_template] if "tokens" in str(step.budget) else [str(step.budget)]
-        return fingerprint.of_step(step.hook, step.name, planned.found.package, planned.method, fingerprint.digest(told), columns)
+            told += (
+                [str(step.budget), planned.student or "", planned.student_template]
+                if "tokens" in str(step.budget)
+                else [str(step.budget)]
+            )
+        return fingerprint.of_step(
+            step.hook, step.name, planned.found.package, planned.method, fingerprint.digest(told), columns
+        )
 
     def _model_digest(self, method: Method) -> str:
         """The content of the model that a method reads, and of the one that its teacher serves."""
@@ -376,9 +404,9 @@ class Engine:
         chat = None if self.chat_with is None else partial(self.chat_with, memory=self.store.answers)
         return Context(folder, say, warn, self.progress.advance, {}, chat)
 
-    def _done(self, planned: Planned, key: str, **counts: int) -> Done:
+    def _done(self, planned: Planned, key: str, given: int, found: int, computed: int) -> Done:
         total = len(self.state.pool)
-        return Done(planned, np.zeros(total, np.int8), np.full(total, None, object), key, **counts)
+        return Done(planned, np.zeros(total, np.int8), np.full(total, None, object), key, given, found, computed)
 
     def _mark(self, done: Done, rows: Array, loaded: Rows) -> None:
         done.states[rows] = loaded.states
@@ -420,9 +448,9 @@ class Engine:
         numbers = self.state.pool.source.numbers if self.state.pool.source else []
         where = f"row {numbers[first]}" if first < len(numbers) else f"sample {samples[int(failed[0])].id}"
         raise CoverageError(
-            f"{planned.label} failed on {len(failed)} of {asked} rows ({share:.3f} ok, {wanted:g} wanted), first on {where}: "
-            + "; ".join(f"{reason} ({n})" for reason, n in why)
-            + f". What was finished is kept; run again to try the rest, or accept it: --min-coverage {int(share * 100) / 100:g}"
+            f"{planned.label} failed on {len(failed)} of {asked} rows ({share:.3f} ok, {wanted:g} wanted), "
+            f"first on {where}: {'; '.join(f'{reason} ({n})' for reason, n in why)}. What was finished is kept; "
+            f"run again to try the rest, or accept it: --min-coverage {int(share * 100) / 100:g}"
         )
 
 
@@ -459,7 +487,12 @@ def _numbered(keys: list[str]) -> list[str]:
 
 
 def _told(sample: Sample) -> dict[str, Any]:
-    return {"messages": list(sample.messages), "split": sample.split, "parent": sample.parent, "made_by": sample.made_by}
+    return {
+        "messages": list(sample.messages),
+        "split": sample.split,
+        "parent": sample.parent,
+        "made_by": sample.made_by,
+    }
 
 
 def _rewrite(told: dict[str, Any]) -> Sample:

@@ -58,7 +58,8 @@ def of_step(hook: str, name: str, package: str, method: Method, model: str, colu
     named = {k: v for k, v in method.options().items() if k not in ("device", "model")}
     files = {k: _file_digest(v) for k, v in named.items() if isinstance(v, Path)}
     told = {k: sorted(map(str, v)) if isinstance(v, set) else v for k, v in named.items() if k not in files}
-    code = (of_code(type(method)), of_core(type(method).uses))
+    kind: Any = type(method)  # the hash of the class, which mypy takes for that of its instances
+    code = (of_code(kind), of_core(type(method).uses))
     return digest(hook, name, package, told, files, code, model, sorted(columns.items()))
 
 

@@ -173,7 +173,7 @@ def _zstd_error() -> type[Exception]:
     return zstandard.ZstdError
 
 
-def _opened(file: Path) -> IO[bytes]:
+def _opened(file: Path) -> Any:
     if file.suffix == ".gz":
         return gzip.open(file, "rb")
     if file.suffix == ".zst":
@@ -295,7 +295,9 @@ def write(pool: Pool, path: Path, rows: Iterable[int], format: str = "") -> Path
         try:
             pq.write_table(pa.Table.from_pylist(_same_keys(written)), path)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise UserError(f"{path}: a column mixes types, which Parquet cannot hold; write .jsonl ({error})") from error
+            raise UserError(
+                f"{path}: a column mixes types, which Parquet cannot hold; write .jsonl ({error})"
+            ) from error
         return path
     if name.endswith(".json"):
         text = json.dumps(written, ensure_ascii=False, indent=2) + "\n"
@@ -314,13 +316,13 @@ def _same_keys(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: row.get(name) for name in names} for row in rows]
 
 
-def _writing(path: Path) -> IO[bytes]:
+def _writing(path: Path) -> Any:
     if path.suffix == ".gz":
         return gzip.open(path, "wb")
     if path.suffix == ".zst":
         import zstandard
 
-        return zstandard.ZstdCompressor(level=10).stream_writer(path.open("wb"))  # type: ignore[return-value]
+        return zstandard.ZstdCompressor(level=10).stream_writer(path.open("wb"))
     return path.open("wb")
 
 

@@ -28,13 +28,13 @@ HOOKS = ("embed", "cluster", "score", "reflect", "select", "train", "evaluate")
 def embed(samples: Samples, run: Context) -> Any:
     """Give one vector per sample: `float32 (n, d)`. Called with a shard.
 
-        class Letters(Method):
-            "Counts of the letters a to z."
+    class Letters(Method):
+        "Counts of the letters a to z."
 
-            @hookimpl
-            def embed(self, samples):
-                texts = [sample.response.lower() for sample in samples]
-                return np.array([[text.count(c) for c in string.ascii_lowercase] for text in texts], "float32")
+        @hookimpl
+        def embed(self, samples):
+            texts = [sample.response.lower() for sample in samples]
+            return np.array([[text.count(c) for c in string.ascii_lowercase] for text in texts], "float32")
     """
 
 
@@ -42,18 +42,18 @@ def embed(samples: Samples, run: Context) -> Any:
 def cluster(samples: Samples, run: Context) -> Any:
     """Give labels `int (n,)`, centres `float (k, d)` and distances `float (n,)`. Called with the view.
 
-        class Halves(Method):
-            "Two clusters: above and below the median of the first dimension."
+    class Halves(Method):
+        "Two clusters: above and below the median of the first dimension."
 
-            def needs(self):
-                return ["embedding"]
+        def needs(self):
+            return ["embedding"]
 
-            @hookimpl
-            def cluster(self, samples):
-                vectors = samples.column("embedding")
-                labels = (vectors[:, 0] > np.median(vectors[:, 0])).astype(int)
-                centres = np.stack([vectors[labels == k].mean(axis=0) for k in (0, 1)])
-                return labels, centres, np.linalg.norm(vectors - centres[labels], axis=1)
+        @hookimpl
+        def cluster(self, samples):
+            vectors = samples.column("embedding")
+            labels = (vectors[:, 0] > np.median(vectors[:, 0])).astype(int)
+            centres = np.stack([vectors[labels == k].mean(axis=0) for k in (0, 1)])
+            return labels, centres, np.linalg.norm(vectors - centres[labels], axis=1)
     """
 
 
@@ -77,16 +77,16 @@ def score(samples: Samples, run: Context) -> Any:
 def reflect(samples: Samples, run: Context) -> Iterator[Sample | Fate]:
     """Yield better versions of samples, in any order; each is a new sample beside its parent. Called with the view.
 
-        class Shout(Method):
-            "The same response in capitals."
+    class Shout(Method):
+        "The same response in capitals."
 
-            @hookimpl
-            def reflect(self, samples):
-                for position, sample in enumerate(samples):
-                    if not sample.response:
-                        yield Fate(position, left_out="nothing to rewrite")
-                    else:
-                        yield sample.rewrite(response=sample.response.upper())
+        @hookimpl
+        def reflect(self, samples):
+            for position, sample in enumerate(samples):
+                if not sample.response:
+                    yield Fate(position, left_out="nothing to rewrite")
+                else:
+                    yield sample.rewrite(response=sample.response.upper())
     """
 
 
@@ -108,15 +108,15 @@ def select(samples: Samples, budget: Budget, run: Context) -> Any:
 def train(samples: Samples, run: Context) -> Trained:
     """Train on the samples and give the model: its folder, base and kind. Called with the view.
 
-        class Copy(Method):
-            "Passes the model on untrained."
+    class Copy(Method):
+        "Passes the model on untrained."
 
-            model: Annotated[str | None, "model to start from"] = None
+        model: Annotated[str | None, "model to start from"] = None
 
-            @hookimpl
-            def train(self, samples, run):
-                shutil.copytree(models.folder(self.model), run.folder / "model")
-                return Trained(run.folder / "model", base=self.model, kind="causal-lm")
+        @hookimpl
+        def train(self, samples, run):
+            shutil.copytree(models.folder(self.model), run.folder / "model")
+            return Trained(run.folder / "model", base=self.model, kind="causal-lm")
     """
 
 
@@ -124,13 +124,13 @@ def train(samples: Samples, run: Context) -> Trained:
 def evaluate(run: Context) -> Evaluation:
     """Measure the run's model: figures by name, and one row per test item.
 
-        class Parameters(Method):
-            "How many parameters the model has."
+    class Parameters(Method):
+        "How many parameters the model has."
 
-            model: Annotated[str | None, "model to measure"] = None
+        model: Annotated[str | None, "model to measure"] = None
 
-            @hookimpl
-            def evaluate(self):
-                reader = models.reader(self.model)
-                return Evaluation({"parameters": reader.model.num_parameters()}, items=[])
+        @hookimpl
+        def evaluate(self):
+            reader = models.reader(self.model)
+            return Evaluation({"parameters": reader.model.num_parameters()}, items=[])
     """

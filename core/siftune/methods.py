@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import Distribution, EntryPoint, distributions
+from functools import cache
+from importlib.metadata import Distribution, EntryPoint, EntryPoints, entry_points
 from pathlib import Path
-from typing import Any, ClassVar, Literal, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, dataclass_transform
 
 from .errors import UserError, suggestion
 from .hookspecs import HOOKS
-from .samples import Column
+
+if TYPE_CHECKING:
+    from .samples import Column
 
 # A recipe's own keys: an option of this name could not be told apart from them.
 RESERVED = frozenset({*HOOKS, "on", "as_", "budget", "name", "replace"})
@@ -45,8 +49,11 @@ class Method:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        own = cls.__dict__.get("__annotations__", {})
-        taken = sorted(RESERVED & set(own))
+        own = inspect.get_annotations(cls)
+        # a field that hides one of the class's own variables would change how the engine treats the method
+        taken = sorted(
+            (RESERVED | set(vars(Method))) & {name for name, hint in own.items() if "ClassVar" not in str(hint)}
+        )
         if taken:
             raise TypeError(f"{cls.__name__}: {', '.join(taken)} cannot be an option, a recipe uses the word itself")
         # eq=False keeps instances hashable and distinct, which pluggy needs
@@ -148,15 +155,16 @@ class Found:
 
 def installed(group: str) -> Iterable[tuple[EntryPoint, Distribution]]:
     """Every entry point of a group with its distribution; imports nothing."""
-    seen: set[str] = set()
-    for dist in distributions():
-        name = (dist.metadata["Name"] or "").lower().replace("_", "-")
-        if name in seen:  # a second copy further down sys.path is never the one that gets imported
-            continue
-        seen.add(name)
-        for entry in dist.entry_points:
-            if entry.group == group:
-                yield entry, dist
+    for entry in _entry_points(tuple(sys.path)).select(group=group):
+        if entry.dist is not None:
+            yield entry, entry.dist
+
+
+@cache
+def _entry_points(path: tuple[str, ...]) -> EntryPoints:
+    """All entry points, read once for each state of sys.path."""
+    found: EntryPoints = entry_points()  # type: ignore[assignment]
+    return found
 
 
 def found(hook: str) -> dict[str, Found]:

@@ -17,7 +17,7 @@ from .methods import Method
 NAMES = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}
 
 
-class Kind(click.ParamType):
+class Kind(click.ParamType[Any]):
     """A field's type: one or several of int, float, str, bool, Path and fixed words."""
 
     def __init__(self, accepted: tuple[Any, ...]) -> None:
@@ -61,7 +61,7 @@ def _as(kind: type, value: Any) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is kind or (kind is Path and isinstance(value, Path)):
-        if kind is float and not _finite(value):
+        if isinstance(value, float) and not _finite(value):
             raise ValueError(value)
         return value
     raise TypeError(value)
@@ -101,7 +101,10 @@ class Option:
     def click(self) -> click.Option:
         """The field as a click option that stays out of the result when it is not given."""
         # the dashes in the name keep it apart from a field called like one of the step's own options
-        names = [f"{self.spelled}/--no-{self.spelled[2:]}" if self.flag else self.spelled, f"option_{self.name}"]
+        names = [
+            f"{self.spelled}/--no-{self.spelled[2:]}" if self.flag else self.spelled,
+            f"option_{self.name}",
+        ]
         if self.flag:
             return click.Option(names, default=None, help=self._help(), show_default=False)
         return click.Option(names, type=self.kind, multiple=self.many, help=self._help(), required=self.required)
@@ -153,7 +156,10 @@ def _accepted(hint: Any, kind: type[Method], name: str) -> tuple[Any, ...]:
         return (typing.get_args(hint),)
     if hint in NAMES:
         return (hint,)
-    raise TypeError(f"{kind.__name__}.{name}: {hint} is no type for an option; use {', '.join(t.__name__ for t in NAMES)}, Literal, None or list")
+    raise TypeError(
+        f"{kind.__name__}.{name}: {hint} is no type for an option; "
+        f"use {', '.join(t.__name__ for t in NAMES)}, Literal, None or list"
+    )
 
 
 def build(kind: type[Method], given: Mapping[str, Any], label: str, base: Path = Path()) -> Method:
@@ -174,7 +180,9 @@ def build(kind: type[Method], given: Mapping[str, Any], label: str, base: Path =
         raise UserError(f"{label}: {error}") from None
     missing = [option.spelled for option in known.values() if option.required and option.name not in values]
     if missing:
-        raise UserError(f"{label} needs {missing[0]}: {next(o.help for o in known.values() if o.spelled == missing[0])}")
+        raise UserError(
+            f"{label} needs {missing[0]}: {next(o.help for o in known.values() if o.spelled == missing[0])}"
+        )
     try:
         return kind(**values)
     except ValueError as error:

@@ -85,14 +85,16 @@ def _name_students(planned: Sequence[Planned], defaults: Defaults) -> None:
         trainers = [p.method for p in planned[at:] if p.step.hook == "train"]
         student = next((m for t in trainers if isinstance(m := getattr(t, "model", None), str)), defaults.model)
         if student is None:
-            raise UserError(f"{one.label}: a budget in tokens needs the student's tokenizer: --model MODEL, before the first step")
+            raise UserError(
+                f"{one.label}: a budget in tokens needs the student's tokenizer: --model MODEL, before the first step"
+            )
         one.student = student
-        one.student_template = next((t.template for t in trainers if getattr(t, "template", None)), defaults.template or "auto")
+        one.student_template = next(
+            (how for t in trainers if isinstance(how := getattr(t, "template", None), str)), defaults.template or "auto"
+        )
 
 
-def plan_method(
-    number: int, step: Step, method: Method, found: Found, defaults: Defaults, known: Known
-) -> Planned:
+def plan_method(number: int, step: Step, method: Method, found: Found, defaults: Defaults, known: Known) -> Planned:
     """One step on top of what is known; adds to it what the step makes."""
     one = Planned(number, step, method, found)
     one.travelling = fill(method, step, defaults, known.makes)
@@ -112,7 +114,9 @@ def plan_method(
     if step.budget is not None:
         per = Budget.parse(step.budget).per
         if per is not None and per not in known.columns and per.removeprefix("input.") not in known.inputs:
-            raise UserError(f"{one.label}: the budget counts per {per!r}, which is no column.{_columns_hint(per, known)}")
+            raise UserError(
+                f"{one.label}: the budget counts per {per!r}, which is no column.{_columns_hint(per, known)}"
+            )
     if step.hook == "train":
         known.makes.add(type(method).makes)
     return one
@@ -145,7 +149,7 @@ def fill(method: Method, step: Step, defaults: Defaults, makes: set[str]) -> boo
 
 @cache
 def default_device() -> str:
-    """"cuda" or "mps" where there is one, else "cpu"; torch is asked only where a device may be."""
+    """ "cuda" or "mps" where there is one, else "cpu"; torch is asked only where a device may be."""
     if not (os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/kfd") or sys.platform in ("darwin", "win32")):
         return "cpu"
     import torch
@@ -161,7 +165,9 @@ def _require(one: Planned) -> None:
         if getattr(one.method, name) is not None or (name == "model" and one.travelling):
             continue
         if name == "model" and kind.reads != "causal-lm":
-            raise UserError(f"{one.label} reads a {kind.reads}, not the run's causal LM: name one with {one.label} --model MODEL")
+            raise UserError(
+                f"{one.label} reads a {kind.reads}, not the run's causal LM: name one with {one.label} --model MODEL"
+            )
         flag = "--" + name.replace("_", "-")
         example = {"model": "nano", "teacher": "http://localhost:8000/v1"}.get(name, name.upper())
         raise UserError(f"{one.label} needs a {name.replace('_', ' ')}: {flag} {example}, for the run or for the step")
@@ -207,10 +213,14 @@ def _needs(one: Planned, known: Known) -> list[str]:
         if there:
             needed.append(plain)
         elif not name.endswith("?"):
-            raise UserError(f"{one.label} needs the column {plain!r}, which no earlier step makes.{_columns_hint(plain, known)}")
+            raise UserError(
+                f"{one.label} needs the column {plain!r}, which no earlier step makes.{_columns_hint(plain, known)}"
+            )
     # who may read a column may read what its range hangs on
     for name in list(needed):
-        needed += [other for other in known.about[name].at_least if other in known.columns] if name in known.about else []
+        needed += (
+            [other for other in known.about[name].at_least if other in known.columns] if name in known.about else []
+        )
     per = Budget.parse(one.step.budget).per if one.step.budget is not None else None
     return list(dict.fromkeys([*needed, per] if per else needed))
 
@@ -222,7 +232,9 @@ def _columns_hint(name: str, known: Known) -> str:
         return " Put a step before it: embed sentence"
     if name.startswith("cluster"):
         return " Put a step before it: cluster kmeans"
-    return suggestion(name, [c for c in known.columns if c not in (FAMILY, WEIGHT)] + [f"input.{c}" for c in known.inputs])
+    return suggestion(
+        name, [c for c in known.columns if c not in (FAMILY, WEIGHT)] + [f"input.{c}" for c in known.inputs]
+    )
 
 
 def _gives(one: Planned) -> list[Column]:
@@ -236,5 +248,8 @@ def _gives(one: Planned) -> list[Column]:
     columns = list(one.method.gives()) or [Column(step.name)]
     for column in columns:
         if column.name != step.name and not column.name.startswith(step.name + "."):
-            raise UserError(f"{one.label} ({one.found.source}): gives() names {column.name!r}; its columns are {step.name!r} and {step.name + '.…'!r}")
+            raise UserError(
+                f"{one.label} ({one.found.source}): gives() names {column.name!r}; "
+                f"its columns are {step.name!r} and those that begin with {step.name + '.'!r}"
+            )
     return [column.renamed(step.name, step.column) for column in columns]

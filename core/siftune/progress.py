@@ -168,4 +168,5 @@ def _summary(done: Done) -> str:
         parts.append(f"{left:,} left out")
     if failed:
         parts.append(f"{failed:,} failed")
-    return f"{done.planned.label}: {', '.join(parts)} ({_spoken(done.seconds) if done.seconds >= 1 else f'{done.seconds:.2f} s'})"
+    seconds = _spoken(done.seconds) if done.seconds >= 1 else f"{done.seconds:.2f} s"
+    return f"{done.planned.label}: {', '.join(parts)} ({seconds})"

@@ -30,6 +30,7 @@ def recipe(teacher: str | None = None, teacher_model: str | None = None, device:
 def start(
     *,
     carry_out: Callable[..., Run],
+    conclude: Callable[..., None],
     out: Path | None,
     store: Path | None,
     teacher: str | None,
@@ -42,7 +43,10 @@ def start(
     folder = out if out is not None else next_free("quickstart")
     chain = recipe(teacher, teacher_model, device)
     if not quiet and not as_json:
-        click.echo(f"2,000 bundled rows, {' -> '.join(step.label for step in chain.steps)}; then again with a random selection\n")
+        click.echo(
+            f"2,000 bundled rows: {' -> '.join(step.label for step in chain.steps)}\n"
+            "then again with a random selection, and the untrained student measured beside both\n"
+        )
     shared: dict[str, Any] = {"store": store, "quiet": quiet, "as_json": as_json}
     untrained = Recipe(
         tuple(step for step in chain.steps if step.hook == "evaluate"),
@@ -53,13 +57,12 @@ def start(
     before = carry_out(untrained, out=folder / "arms" / "untrained", **shared)
     run.arms["untrained"] = before
     if as_json:
-        from .cli import _conclude
-
-        _conclude(run, as_json=True)
+        conclude(run, as_json=True)
         return
     if not teacher and not quiet:
         click.echo(
-            "\nreflect did not run: a teacher would rewrite the selected responses, and the student train on both. With one:\n"
+            "\nreflect did not run: a teacher would rewrite the selected responses, and the student train on both.\n"
+            "With one:\n"
             "  siftune quickstart --teacher http://localhost:8000/v1 --teacher-model NAME\n"
             "  siftune quickstart --teacher vllm:Qwen/Qwen2.5-7B-Instruct"
         )

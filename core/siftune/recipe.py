@@ -185,7 +185,12 @@ class Recipe:
     def from_tables(tables: Mapping[str, Any], where: str, base: Path = Path(), name: str = "chain") -> Recipe:
         """A recipe from parsed TOML."""
         _check_keys(tables, {"data", "run", "step", "arm", "lock"}, where)
-        for key, kind, form in (("data", dict, f"[{'data'}]"), ("run", dict, "[run]"), ("step", list, "[[step]]"), ("arm", list, "[[arm]]")):
+        for key, kind, form in (
+            ("data", dict, f"[{'data'}]"),
+            ("run", dict, "[run]"),
+            ("step", list, "[[step]]"),
+            ("arm", list, "[[arm]]"),
+        ):
             if not isinstance(tables.get(key, kind()), kind):
                 raise UserError(f"{where}: write {form}")
         data = dict(tables.get("data", {}))
@@ -205,7 +210,13 @@ class Recipe:
             place = f"{where}: arm {number}"
             if not isinstance(rest.get("name"), str):
                 raise UserError(f"{place} needs a name")
-            arms.append(Arm(rest.pop("name"), Step.from_table({k: v for k, v in rest.items() if k != "replace"}, place, base), rest.get("replace", "select")))
+            arms.append(
+                Arm(
+                    rest.pop("name"),
+                    Step.from_table({k: v for k, v in rest.items() if k != "replace"}, place, base),
+                    rest.get("replace", "select"),
+                )
+            )
         located = tuple(one if "://" in one else str(base / Path(one).expanduser()) for one in paths)
         return Recipe(tuple(steps), Data(path=located, **data), Defaults(**defaults), tuple(arms), name)
 
@@ -217,9 +228,7 @@ class Recipe:
         run = {k: v for k, v in vars(self.run).items() if v is not None}
         tables: dict[str, Any] = {"data": data, "run": run, "step": [step.table() for step in self.steps]}
         if self.arms:
-            tables["arm"] = [
-                {"name": arm.name, "replace": arm.replaces} | arm.step.table() for arm in self.arms
-            ]
+            tables["arm"] = [{"name": arm.name, "replace": arm.replaces} | arm.step.table() for arm in self.arms]
         return {key: value for key, value in tables.items() if value}
 
     def write(self, path: str | Path) -> None:
@@ -287,7 +296,10 @@ def _check_values(table: Mapping[str, Any], kind: type, where: str) -> None:
     defaults = kind()
     _check_keys(table, {*vars(defaults)}, where)
     forms: dict[str, tuple[type, ...]] = {
-        "seed": (int,), "limit": (int,), "min_coverage": (int, float), "keep_duplicates": (bool,)
+        "seed": (int,),
+        "limit": (int,),
+        "min_coverage": (int, float),
+        "keep_duplicates": (bool,),
     }
     for key, value in table.items():
         wanted = forms.get(key, (str,))

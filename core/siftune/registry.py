@@ -29,8 +29,7 @@ def everything() -> Mapping[str, Mapping[str, Known]]:
     text = shipped.path("registry.toml").read_text(encoding="utf-8")
     tables = tomllib.loads(text)
     return {
-        hook: {name: Known(hook, name, **entry) for name, entry in methods.items()}
-        for hook, methods in tables.items()
+        hook: {name: Known(hook, name, **entry) for name, entry in methods.items()} for hook, methods in tables.items()
     }
 
 

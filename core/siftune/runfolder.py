@@ -132,13 +132,23 @@ def _lock(path: Path, recipe: Recipe, plan: Sequence[Planned]) -> None:
     packages = sorted({(one.found.package, one.found.version) for one in plan})
     tables["lock"] = {
         "python": platform.python_version(),
-        "packages": {name: told for name, told in packages} | {name: version(name) for name in _STACK if _installed(name)},
+        "packages": {name: told for name, told in packages}
+        | {name: version(name) for name in _STACK if _installed(name)},
     }
     with written(path) as temporary:
         temporary.write_text(toml(tables), encoding="utf-8")
 
 
-_STACK = ("siftune", "torch", "transformers", "numpy", "faiss-cpu", "peft", "lm-eval", "sentence-transformers")
+_STACK = (
+    "siftune",
+    "torch",
+    "transformers",
+    "numpy",
+    "faiss-cpu",
+    "peft",
+    "lm-eval",
+    "sentence-transformers",
+)
 
 
 def _installed(name: str) -> bool:
@@ -153,7 +163,10 @@ def _lineage(recipe: Recipe) -> list[dict[str, Any]]:
     told = []
     for path in recipe.data.path:
         file = Path(path)
-        told.append({"path": path} | ({"blake2b": fingerprint.of_file(file), "bytes": file.stat().st_size} if file.is_file() else {}))
+        told.append(
+            {"path": path}
+            | ({"blake2b": fingerprint.of_file(file), "bytes": file.stat().st_size} if file.is_file() else {})
+        )
     return told
 
 

@@ -324,8 +324,8 @@ class Samples(Sequence[Sample]):
     def __getitem__(self, at: slice | Array | Sequence[int]) -> Samples: ...
     def __getitem__(self, at: Any) -> Sample | Samples:
         if isinstance(at, (int, np.integer)):
-            return self.pool.samples[self.rows[at]]
-        chosen = self.rows[at] if isinstance(at, slice) else self.rows[np.asarray(at, dtype=np.int64)]
+            return self.pool.samples[int(self.rows[at])]
+        chosen: Array = self.rows[at] if isinstance(at, slice) else self.rows[np.asarray(at, dtype=np.int64)]
         return Samples(self.pool, chosen, self._allowed)
 
     def __iter__(self) -> Iterator[Sample]:

@@ -43,7 +43,9 @@ def _conversation(value: Any, name: str, role_key: str, text_key: str, roles: Ma
             raise BadRow(f"message {number} of {name!r} is {_kind(turn)}, not an object")
         for key in (role_key, text_key):
             if not isinstance(turn.get(key), str):
-                problem = f"has no {key!r}" if key not in turn else f"has a {key!r} that is {_kind(turn[key])}, not a text"
+                problem = (
+                    f"has no {key!r}" if key not in turn else f"has a {key!r} that is {_kind(turn[key])}, not a text"
+                )
                 raise BadRow(f"message {number} of {name!r} {problem}")
         role = turn[role_key]
         if role not in roles:
@@ -93,7 +95,11 @@ class Alpaca(Shape):
         return Sample((*head, *before, *sample.messages[len(head) :]), sample.split)
 
     def write(self, sample: Sample) -> dict[str, Any]:
-        row: dict[str, Any] = {"instruction": sample.instruction, "input": sample.input, "output": sample.response}
+        row: dict[str, Any] = {
+            "instruction": sample.instruction,
+            "input": sample.input,
+            "output": sample.response,
+        }
         if sample.system:
             row["system"] = sample.system
         turns = [m for m in sample.messages if m["role"] != "system"]

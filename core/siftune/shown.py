@@ -59,8 +59,8 @@ def duration(seconds: float) -> str:
 
 
 def alike(reasons: Iterable[str]) -> list[tuple[str, list[int]]]:
-    """Reasons that differ in their numbers alone as one (`ifd … is not below 1`), with the places of each; the
-    most frequent first."""
+    """Reasons that differ in their numbers alone as one: `ifd … is not below 1`, and where it was given;
+    the most frequent first."""
     places: dict[tuple[str, ...], list[int]] = {}
     words: dict[tuple[str, ...], list[str]] = {}
     for at, reason in enumerate(reasons):

@@ -69,7 +69,10 @@ class RowStore:
         """Write one part. `made_with` (device, torch) is kept beside it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
-        columns: dict[str, Any] = {"key": pa.array(keys, pa.string()), "state": pa.array(rows.states, pa.int8())}
+        columns: dict[str, Any] = {
+            "key": pa.array(keys, pa.string()),
+            "state": pa.array(rows.states, pa.int8()),
+        }
         columns["reason"] = pa.array(list(rows.reasons), pa.string())
         for column, values in rows.columns.items():
             if values.ndim == 2:
@@ -111,7 +114,9 @@ class RowStore:
                 columns[name] = _numpy(taken[name], here, len(keys))
         if vectors_to is not None:
             starts = np.cumsum([0, *(len(table) for table in tables)])
-            columns[VECTORS] = _vectors([path for path, _ in reversed(parts)], starts, source, here, len(keys), vectors_to)
+            columns[VECTORS] = _vectors(
+                [path for path, _ in reversed(parts)], starts, source, here, len(keys), vectors_to
+            )
         return Rows(columns, states, reasons), made
 
 
@@ -123,7 +128,10 @@ def _arrow(values: Array, states: Array) -> pa.Array:
     absent = states != OK
     if values.dtype.kind == "f":
         return pa.array(values, pa.float64(), mask=absent)
-    plain = [None if gone else (v.tolist() if isinstance(v, np.ndarray) else v) for v, gone in zip(values, absent, strict=True)]
+    plain = [
+        None if gone else (v.tolist() if isinstance(v, np.ndarray) else v)
+        for v, gone in zip(values, absent, strict=True)
+    ]
     if any(isinstance(v, list) for v in plain):
         return pa.array(plain, pa.list_(pa.string() if _holds_text(plain) else pa.float64()))
     return pa.array(plain, pa.string())
@@ -151,7 +159,8 @@ def _vectors(paths: list[Path], starts: Array, source: Array, here: Array, total
     target.parent.mkdir(parents=True, exist_ok=True)
     with written(target) as temporary:
         kind = parts[0].dtype if parts else np.dtype(np.float32)
-        mapped = np.lib.format.open_memmap(temporary, "w+", dtype=kind, shape=(total, width))
+        mapped = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+            temporary, "w+", dtype=kind, shape=(total, width))
         mapped[:] = 0
         which = np.searchsorted(starts, source, side="right") - 1
         for number, part in enumerate(parts):
@@ -160,7 +169,8 @@ def _vectors(paths: list[Path], starts: Array, source: Array, here: Array, total
                 mapped[here[chosen]] = part[source[chosen] - starts[number]]
         mapped.flush()
         del mapped
-    return np.load(target, mmap_mode="r")
+    gathered: Array = np.load(target, mmap_mode="r")
+    return gathered
 
 
 @contextlib.contextmanager
@@ -193,10 +203,13 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    def prepare(self) -> None:
+        """Make the folder. Raises UserError where it cannot be written."""
         try:
-            root.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"the store {root} cannot be written: {error}; name another: --store DIR") from error
+            raise UserError(f"the store {self.root} cannot be written: {error}; name another: --store DIR") from error
 
     def rows(self, fingerprint: str) -> RowStore:
         """Where the values of a row step lie."""

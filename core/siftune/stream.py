@@ -30,7 +30,9 @@ def take(answer: Any, samples: Samples, checker: Checker, run: Context) -> Rewri
     """Drain the stream. Raises Fault for an item that is neither a rewrite nor a Fate, for one that answers a
     sample that was not handed over, and for samples that nothing was said about."""
     if not isinstance(answer, Iterator):
-        raise checker.fault(f"returned a {type(answer).__name__}; reflect yields samples and fates, or gives an iterator of them")
+        raise checker.fault(
+            f"returned a {type(answer).__name__}; reflect yields samples and fates, or gives an iterator of them"
+        )
     positions = {sample_id: at for at, sample_id in enumerate(samples.ids)}
     states = np.zeros(len(samples), np.int8)
     reasons = np.full(len(samples), None, object)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-
 from siftune import Column, Evaluation, Fate, Method, Outcome, Selection, Trained, hookimpl
 
 
@@ -58,7 +57,10 @@ class Words(Method):
     shard: ClassVar[int] = 8
 
     def gives(self) -> list[Column]:
-        return [Column("toy-words", self.unit, "higher", below=9, at_least={"toy-words.letters": 3}), Column("toy-words.letters")]
+        return [
+            Column("toy-words", self.unit, "higher", below=9, at_least={"toy-words.letters": 3}),
+            Column("toy-words.letters"),
+        ]
 
     @hookimpl
     def score(self, samples: Any, run: Any) -> Any:
@@ -169,7 +171,9 @@ class Above(Method):
     def score(self, samples: Any) -> Any:
         log(f"above {len(samples)}")
         values = samples.column(self.by)
-        return Outcome(np.nan_to_num(values) + 1, left_out={int(i): "no value" for i in np.flatnonzero(np.isnan(values))})
+        return Outcome(
+            np.nan_to_num(values) + 1, left_out={int(i): "no value" for i in np.flatnonzero(np.isnan(values))}
+        )
 
 
 class RankInView(Method):
@@ -220,7 +224,11 @@ class First(Method):
         log(f"select {len(samples)} {budget.rows}")
         order = self.positions or list(range(len(samples)))
         if self.weighted:
-            return Selection(order, weights=[2.0, *[1.0] * (len(order) - 1)], reasons=["first", *["later"] * (len(order) - 1)])
+            return Selection(
+                order,
+                weights=[2.0, *[1.0] * (len(order) - 1)],
+                reasons=["first", *["later"] * (len(order) - 1)],
+            )
         return order
 
 
@@ -275,4 +283,7 @@ class Size(Method):
         told = json.loads((Path(str(self.model)) / "config.json").read_text(encoding="utf-8"))
         seen = len(told.get("ids", []))
         run.note(model=str(self.model))
-        return Evaluation({"seen": seen, "share": {"value": 0.5, "low": 0.25, "high": 0.75, "n": seen}}, [{"id": i} for i in told.get("ids", [])])
+        return Evaluation(
+            {"seen": seen, "share": {"value": 0.5, "low": 0.25, "high": 0.75, "n": seen}},
+            [{"id": i} for i in told.get("ids", [])],
+        )

@@ -10,11 +10,13 @@ The picks are those of the plain loop in float64, whatever the blocks, the threa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import local
 
 import numpy as np
 import numpy.typing as npt
 
 from .vectors import Floats, Ints, blocks
+from .workers import Workers, workers
 
 Doubles = npt.NDArray[np.float64]
 
@@ -72,8 +74,9 @@ def k_center(
     if k < 1 or not len(rows):
         return Picked(np.empty(0, np.int64), np.empty(0))
     given = np.atleast_1d(np.asarray(start, np.int64))
-    search = _Search(vectors, rows, given, len(given) + k - first)
-    radii = search.run(outer, inner)
+    with workers() as work:
+        search = _Search(vectors, rows, given, len(given) + k - first, work)
+        radii = search.run(outer, inner)
     skip = 0 if first else len(given)
     return Picked(search.chosen[skip : search.count].copy(), np.sqrt(np.array(radii[0 if first else 1 :])))
 
@@ -88,8 +91,8 @@ def _mean(vectors: Floats, rows: Ints) -> Doubles:
 class _Search:
     """What one search knows of every point, and the centres so far."""
 
-    def __init__(self, vectors: Floats, rows: Ints, start: Ints, wanted: int) -> None:
-        self.vectors, self.rows, self.wanted = vectors, rows, wanted
+    def __init__(self, vectors: Floats, rows: Ints, start: Ints, wanted: int, work: Workers) -> None:
+        self.vectors, self.rows, self.wanted, self.work = vectors, rows, wanted, work
         self.mean = _mean(vectors, rows).astype(
             np.float32
         )  # around it products are smaller, and so are their errors
@@ -103,23 +106,26 @@ class _Search:
         self.centres = np.empty((wanted, d + 1), np.float32)  # (-2c, |c|^2): against (x, 1), all but |x|^2
         self.chosen = np.empty(wanted, np.int64)
         self.count = 0
-        # made once: memory that is new every time costs more than the sums done in it
-        self.gathered, self.block = np.empty((ROWS, d), np.float32), np.empty((ROWS, d + 1), np.float32)
+        self.scratch = local()
         self.sample = np.random.default_rng(0).permutation(rows)[: max(512, min(SAMPLE, len(rows) // 16))]
         largest = 0.0
         for row in start:
             self._choose(int(row))
             largest = max(largest, float(self.centres[self.count - 1, -1]))
         self.bound[rows] = np.inf
-        for part in blocks(len(rows), ROWS):
-            block = self._shifted(rows[part], self.block)
-            largest = max(largest, float(_norms(block).max()))
-            self._compare(rows[part], block, -np.inf)
+        parts = [rows[part] for part in blocks(len(rows), ROWS)]
+        largest = max(largest, *self.work(self._first_look, parts))
         # what float32 can be wrong by in any order of summation (Higham, Accuracy and Stability of Numerical
         # Algorithms, section 3.1): the product, the two norms, their sum, and the shift by the mean
         unit = 2.0**-24
         product = (d + 1) * unit / (1 - (d + 1) * unit)
         self.slack = (3 * product + 16 * unit) * largest * 1.01 + float(np.finfo(np.float32).tiny)
+
+    def _first_look(self, rows: Ints) -> float:
+        """Compare points with the first centres; the largest squared length of them."""
+        block = self._shifted(rows, self._room())
+        self._compare(rows, block, -np.inf)
+        return float(_norms(block).max())
 
     def run(self, outer: int, inner: int) -> list[float]:
         """Choose until enough are chosen; the squared radius before each choice, and after the last."""
@@ -148,8 +154,11 @@ class _Search:
         """Compare points with the centres that they have not seen, or until they are below the floor."""
         rows = rows[self.seen[rows] < self.count]
         rows = rows[np.argsort(self.seen[rows], kind="stable")]
-        for part in blocks(len(rows), ROWS):
-            self._compare(rows[part], self._shifted(rows[part], self.block), floor)
+
+        def renew(some: Ints) -> None:
+            self._compare(some, self._shifted(some, self._room()), floor)
+
+        self.work(renew, [rows[part] for part in blocks(len(rows), ROWS)])
 
     def _compare(self, rows: Ints, block: Floats, floor: float) -> None:
         norms, bound = _norms(block), self.bound[rows]
@@ -171,10 +180,10 @@ class _Search:
         inside[active] = True
         outside = float(np.max(self.bound, where=~inside, initial=-np.inf)) + self.slack
         block = self._shifted(active)
+        parts = list(blocks(len(active), ROWS))
         while True:
-            for part in blocks(len(active), ROWS):
-                if self.seen[active[part.start]] < self.count:
-                    self._compare(active[part], block[part], -np.inf)
+            if self.seen[active[0]] < self.count:
+                self.work(lambda part: self._compare(active[part], block[part], -np.inf), parts)
             bounds = self.bound[active]
             top, beyond = _largest(bounds, inner)
             beyond = max(outside, beyond + self.slack)
@@ -226,10 +235,15 @@ class _Search:
             block = np.empty((len(rows), self.vectors.shape[1] + 1), np.float32)
         block = block[: len(rows)]
         for part in blocks(len(rows), ROWS):
-            some = rows[part]
-            points = np.take(self.vectors, some, axis=0, out=self.gathered[: len(some)], mode="clip")
-            np.subtract(points, self.mean, out=block[part, :-1])
+            np.subtract(self.vectors[rows[part]], self.mean, out=block[part, :-1])
         block[:, -1] = 1
+        return block
+
+    def _room(self) -> Floats:
+        """A block of this thread's own: memory that is new every time costs more than the sums done in it."""
+        if not hasattr(self.scratch, "block"):
+            self.scratch.block = np.empty((ROWS, self.vectors.shape[1] + 1), np.float32)
+        block: Floats = self.scratch.block
         return block
 
     def _choose(self, row: int) -> None:
