@@ -18,9 +18,9 @@ LAYERS = [
     {"quickstart", "doctor"},
     {"compare", "explain", "story", "export", "scaffold", "testing"},
     {"api"},
-    {"report", "chart", "shown", "degenerate"},
+    {"report", "chart", "shown"},
     {"runfolder", "engine"},
-    {"plan", "progress", "stream", "attach", "calling"},
+    {"plan", "progress", "stream", "attach", "calling", "degenerate"},
     {"chain", "recipe"},
     {"options", "store", "fingerprint"},
     {

@@ -8,6 +8,7 @@ import numpy as np
 
 from .samples import Array, Column
 
+COUNTS = ("characters", "words", "tokens")  # such a column is a length, and not suspected of following it
 FEW = 20  # below this many values, only how many are missing is said
 MISSING = 0.2
 OUTSIDE = 0.95
@@ -25,7 +26,7 @@ def warnings(
     column = Column(column) if isinstance(column, str) else column
     numbers = np.asarray(values, np.float64)
     known = np.isfinite(numbers)
-    if not len(numbers):
+    if not len(numbers) or column.unit in COUNTS:
         return []
     told = []
     missing = 1 - known.mean()

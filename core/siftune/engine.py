@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from . import calling, fingerprint, stream
+from . import calling, degenerate, fingerprint, stream
 from .budget import Budget
 from .context import Context
 from .errors import CoverageError, UserError
@@ -135,6 +135,7 @@ class Engine:
             else:
                 self._identity = self._model_digest(planned.method)
             done = self._step(planned)
+            done.warnings += self._doubts(done)
             done.seconds = time.perf_counter() - started
             self.state.done.append(done)
             self.progress.finish(done)
@@ -152,6 +153,16 @@ class Engine:
         if hook == "embed" or (hook == "score" and type(planned.method).scope == "rows"):
             return self._row_step(planned, view)
         return self._view_step(planned, view)
+
+    def _doubts(self, done: Done) -> list[str]:
+        """What is doubtful about the distribution of a score, over the rows that the step was given."""
+        if done.planned.step.hook != "score":
+            return []
+        held, rows = self.state.pool.columns[done.columns[0]], np.flatnonzero(done.states)
+        if held.values.dtype.kind != "f":
+            return []
+        lengths = np.array([len(self.state.pool.samples[row].response) for row in rows], np.float64)
+        return degenerate.warnings(held.about, held.values[rows], lengths)
 
     def _why_empty(self) -> str:
         _, reasons = self.state.final()
@@ -186,7 +197,8 @@ class Engine:
         if any(name.startswith("input.") for name in planned.needs) or any(h.suffix is not None for h in helds):
             suffix = np.full(len(pool), "", object)
             suffix[distinct.rows] = [key.partition("-")[2] for key in keys]
-            suffix = suffix[_leaders(pool, distinct.rows)]
+            leaders = _leaders(pool, distinct.rows)
+            suffix = np.where(leaders >= 0, suffix[leaders], "")
         self._spread(done, distinct.rows, loaded, mark, suffix)
         shutil.rmtree(self.store.view(mark), ignore_errors=True)
         return done

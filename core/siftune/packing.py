@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 NAME = "siftune_rows"
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 Ids = npt.NDArray[np.int64]
 
 _ends: ContextVar[Sequence[int]] = ContextVar("ends of the rows that are being read")
@@ -19,6 +21,17 @@ _ends: ContextVar[Sequence[int]] = ContextVar("ends of the rows that are being r
 HARMLESS = frozenset(
     {"position_ids", "cache_position", "position_embeddings", "output_attentions", "use_cache"}
 )
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed between two batches, up to 256 MB: handing every activation back to the
+    system and asking for it again costs a fifth of the time. Elsewhere nothing happens."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_TRIM_THRESHOLD, 256 << 20)
+        libc.mallopt(M_MMAP_THRESHOLD, 64 << 20)
+    except (OSError, AttributeError):
+        pass
 
 
 def body(trunk: Any, rows: Sequence[Ids]) -> Any:

@@ -83,6 +83,8 @@ class Reader:
         self.body, self.head = _parts(self.model, name)
         size = int(self.model.config.get_text_config().vocab_size)
         self.packed = device.type == "cpu" and packing.works(self.body, size)
+        if device.type == "cpu":
+            packing.keep_freed_memory()
         # tokens in a batch. A processor gains by what no longer starts anew for every row, and loses by what
         # no longer fits into its caches; a GPU only gains.
         self.budget = (1024 if self.packed else 512) if device.type == "cpu" else 16384

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -157,6 +158,11 @@ class Arm:
     name: str
     step: Step
     replaces: str = "select"
+
+    def __post_init__(self) -> None:
+        # the name becomes a folder
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.name):
+            raise UserError(f"arm {self.name!r}: a name is made of letters, digits, '-' and '_'")
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from urllib.parse import quote
 import jinja2
 import numpy as np
 
-from . import chart, degenerate, shown
+from . import chart, shown
 from .engine import Done, State
 from .runfolder import STATES, kept_rows
-from .samples import Array, Held, Pool, Sample
+from .samples import Array, Held, Sample
 from .store import LEFT_OUT, OK, written
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ LONGEST_TEXT = 400  # characters of a message on the page
 EACH = 6  # samples of a kind
 MOST_REASONS = 25
 MOST_CHARTS = 60
-COUNTS = ("characters", "words", "tokens")
 
 
 def write(run: Run) -> Path:
@@ -198,7 +197,7 @@ def _step(number: int, done: Done, state: State) -> dict[str, Any]:
         "kept": None if done.kept is None else len(done.kept),
         "seconds": done.seconds,
         "figures": [(key.replace("_", " "), figure(value)) for key, value in figures.items()],
-        "warnings": list(dict.fromkeys([*done.warnings, *doubts(done, state.pool)])),
+        "warnings": done.warnings,
         "columns": [name for name in done.columns if state.pool.columns[name].index is None],
     }
 
@@ -272,18 +271,6 @@ def _quantiles(name: str, values: Array) -> tuple[str, list[str]]:
     finite = values[np.isfinite(values)]
     figures = [*np.quantile(finite, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1]), finite.mean()]
     return name, [f"{len(finite):,}", *(shown.number(float(one)) for one in figures)]
-
-
-def doubts(done: Done, pool: Pool) -> list[str]:
-    """What is doubtful about the score that a step made, over the rows that it was given."""
-    if done.planned.step.hook != "score":
-        return []
-    held, rows = pool.columns[done.columns[0]], np.flatnonzero(done.states)
-    # a count of characters or tokens is a length, and not suspected of following it
-    if held.values.dtype.kind != "f" or held.about.unit in COUNTS:
-        return []
-    lengths = np.array([len(pool.samples[row].response) for row in rows], np.float64)
-    return degenerate.warnings(held.about, held.values[rows], lengths)
 
 
 # ---- evaluations and arms ----

@@ -193,7 +193,7 @@ def _step(folder: Path, done: Done, state: State) -> dict[str, Any]:
         "figures": done.figures,
         "warnings": done.warnings,
     }
-    if done.columns and planned.step.hook != "embed":
+    if planned.step.hook in ("cluster", "score", "reflect", "select"):
         write_columns(place / "values.parquet", done, state)
     if done.kept is not None:
         chosen = [state.pool.samples[row].id for row in done.kept]

@@ -149,9 +149,7 @@ def test_turns_of_clusters():
     sizes = np.array([8, 4, 1])
     for share, wanted in (("proportional", [8, 4, 1]), ("equal", [6, 6, 1]), ("root", [8, 4, 1])):
         clusters, places = due(sizes, share)
-        assert sorted(zip(clusters, places, strict=True)) == [
-            (c, p) for c in range(3) for p in range(sizes[c])
-        ]
+        assert sorted(zip(clusters, places, strict=True)) == [(c, p) for c in range(3) for p in range(sizes[c])]
         beginning = np.bincount(clusters[:6], minlength=3)
         assert np.abs(beginning - np.array(wanted) * 6 / sum(wanted)).max() <= 1
     assert merged([np.array([5, 6]), np.array([7])], "equal").tolist() == [5, 7, 6]

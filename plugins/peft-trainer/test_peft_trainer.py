@@ -130,13 +130,9 @@ def test_order_is_the_seeds_and_shows_every_row_equally():
     assert (drawn != order(lengths, 8, 3.0, None, seed=6)).any()
     assert len(order(lengths, 8, 3.0, 20, seed=5)) == 160
     assert len(order(lengths, 8, 0.5, None, seed=5)) == 52
-    waste = sum(
-        8 * max(b) - sum(b) for i in range(0, 304, 8) if (b := [lengths[r] for r in drawn[i : i + 8]])
-    )
+    waste = sum(8 * max(b) - sum(b) for i in range(0, 304, 8) if (b := [lengths[r] for r in drawn[i : i + 8]]))
     mixed = np.random.default_rng(1).permutation(np.repeat(np.arange(103), 3))
-    loose = sum(
-        8 * max(b) - sum(b) for i in range(0, 304, 8) if (b := [lengths[r] for r in mixed[i : i + 8]])
-    )
+    loose = sum(8 * max(b) - sum(b) for i in range(0, 304, 8) if (b := [lengths[r] for r in mixed[i : i + 8]]))
     assert waste < loose / 4
 
 
@@ -168,6 +164,7 @@ def test_training_learns_and_leaves_a_whole_model(tiny_llama, toy, tmp_path, met
     assert after.chat_template == before.chat_template == CHAT
     assert after.encode("say apple é") == before.encode("say apple é")
     assert not (tmp_path / "checkpoints").exists()
+    assert LlamaForCausalLM.from_pretrained(trained.folder).config.use_cache
     assert not list(trained.folder.glob("*.bin"))
     if method is LoRA:
         about = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
@@ -233,9 +230,9 @@ def test_weights_and_small_batches_change_the_loss_as_they_should(tiny_llama, tm
     def first_loss(samples, **options):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
-        trained = Full(
-            model=str(tiny_llama), template="plain", steps=1, batch_size=4, seed=0, **options
-        ).train(samples, Context(folder))
+        trained = Full(model=str(tiny_llama), template="plain", steps=1, batch_size=4, seed=0, **options).train(
+            samples, Context(folder)
+        )
         return trained.figures["loss_curve"][0]
 
     made = encoded(rows, models.tokenizer(str(tiny_llama)), "plain").rows
@@ -245,9 +242,7 @@ def test_weights_and_small_batches_change_the_loss_as_they_should(tiny_llama, tm
         with torch.no_grad():
             logits = model(torch.tensor([row.ids])).logits[0, :-1]
         wanted = torch.tensor(row.labels[1:])
-        sums.append(
-            float(torch.nn.functional.cross_entropy(logits, wanted, ignore_index=UNSAID, reduction="sum"))
-        )
+        sums.append(float(torch.nn.functional.cross_entropy(logits, wanted, ignore_index=UNSAID, reduction="sum")))
     learned = sum(row.said for row in made)
     plain = sum(sums) / learned
     expected = sum(w * s for w, s in zip([0.5, 1.5, 1.0, 1.0], sums, strict=True)) / learned
@@ -259,17 +254,13 @@ def test_weights_and_small_batches_change_the_loss_as_they_should(tiny_llama, tm
 
 
 def test_bfloat16_leaves_bfloat16(tiny_llama, toy, tmp_path):
-    trained = LoRA(model=str(tiny_llama), template="alpaca", steps=2, dtype="bfloat16").train(
-        toy, Context(tmp_path)
-    )
+    trained = LoRA(model=str(tiny_llama), template="alpaca", steps=2, dtype="bfloat16").train(toy, Context(tmp_path))
     assert {w.dtype for w in load_file(trained.folder / "model.safetensors").values()} == {torch.bfloat16}
 
 
 def test_a_loss_that_is_no_number_stops_the_training(tiny_llama, toy, tmp_path):
     with pytest.raises(UserError, match="lower --learning-rate"):
-        Full(model=str(tiny_llama), template="alpaca", steps=20, learning_rate=1e20).train(
-            toy, Context(tmp_path)
-        )
+        Full(model=str(tiny_llama), template="alpaca", steps=20, learning_rate=1e20).train(toy, Context(tmp_path))
     assert not (tmp_path / "model").exists()
 
 

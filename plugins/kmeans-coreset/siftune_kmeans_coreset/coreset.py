@@ -30,16 +30,10 @@ class Coreset(Method):
 
     uses: ClassVar[Sequence[str]] = ("formats", "shapes")
 
-    scope_: Annotated[Literal["global", "cluster"], "one search in all rows, or one in each cluster"] = (
-        "global"
-    )
-    share: Annotated[Share, "of a cluster: by its size, the same for all, or by the root of it"] = (
-        "proportional"
-    )
+    scope_: Annotated[Literal["global", "cluster"], "one search in all rows, or one in each cluster"] = "global"
+    share: Annotated[Share, "of a cluster: by its size, the same for all, or by the root of it"] = "proportional"
     init: Annotated[Init, "first pick: the most central row, one at random, or the lowest id"] = "medoid"
-    metric: Annotated[Literal["euclidean", "cosine"], "between the vectors, or between directions"] = (
-        "euclidean"
-    )
+    metric: Annotated[Literal["euclidean", "cosine"], "between the vectors, or between directions"] = "euclidean"
     already: Annotated[Path | None, "file of samples that are chosen already and not chosen again"] = None
     quality: Annotated[str | None, "column that says how good a row is"] = None
     keep_above: Annotated[str | None, "drop rows of a quality below 3.5, or the worst 20%"] = None
@@ -177,9 +171,7 @@ class Coreset(Method):
     def _search(self, points: Floats, rows: Ints, start: Ints, k: int, ids: Sequence[str]) -> Picked:
         return k_center(points, k, start if len(start) else self._start(points, rows, ids), rows)
 
-    def _by_cluster(
-        self, field: _Field, rows: Ints, labels: npt.NDArray[np.float64], start: Ints, k: int
-    ) -> Picked:
+    def _by_cluster(self, field: _Field, rows: Ints, labels: npt.NDArray[np.float64], start: Ints, k: int) -> Picked:
         """A search in every cluster, and one order out of all."""
         places, _ = members(labels[rows])
         groups = [rows[place] for place in places]

@@ -93,13 +93,9 @@ class _Search:
 
     def __init__(self, vectors: Floats, rows: Ints, start: Ints, wanted: int, work: Workers) -> None:
         self.vectors, self.rows, self.wanted, self.work = vectors, rows, wanted, work
-        self.mean = _mean(vectors, rows).astype(
-            np.float32
-        )  # around it products are smaller, and so are their errors
+        self.mean = _mean(vectors, rows).astype(np.float32)  # around it products are smaller, and so are their errors
         n, d = vectors.shape
-        self.bound = np.full(
-            n, -np.inf, np.float32
-        )  # squared distance to the first `seen` centres, in float32
+        self.bound = np.full(n, -np.inf, np.float32)  # squared distance to the first `seen` centres, in float32
         self.seen = np.zeros(n, np.int32)
         self.value = np.full(n, np.inf)  # to the first `measured` centres, in float64
         self.measured = np.zeros(n, np.int32)
@@ -219,9 +215,7 @@ class _Search:
         for part in blocks(len(late), ROWS):
             some = late[part]
             at = rows[some]
-            limit = (
-                self.bound[at] + 2 * self.slack - _norms(block[some])
-            )  # no centre beyond it can be the nearest
+            limit = self.bound[at] + 2 * self.slack - _norms(block[some])  # no centre beyond it can be the nearest
             for first in range(int(self.measured[at[0]]), self.count, COLUMNS):
                 stop = min(first + COLUMNS, self.count)
                 centre, point = np.nonzero(self.centres[first:stop] @ block[some].T <= limit)

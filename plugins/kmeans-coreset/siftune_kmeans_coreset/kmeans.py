@@ -15,9 +15,7 @@ class KMeans(Method):
     """k-means over the vectors of an embed step."""
 
     k: Annotated[int | Literal["auto"], "clusters; auto is the square root of half the rows"] = "auto"
-    spherical: Annotated[bool | None, "compare directions only; by default if all vectors have length 1"] = (
-        None
-    )
+    spherical: Annotated[bool | None, "compare directions only; by default if all vectors have length 1"] = None
     iterations: Annotated[int, "rounds of k-means"] = 25
     sample: Annotated[int, "rows per cluster to learn the centres from; all rows are then assigned"] = 256
     embedding: Annotated[str, "column of vectors"] = "embedding"

@@ -52,9 +52,7 @@ class Nearest(Method):
         values[present] = distances
         ids[present] = [names[i] for i in at]
         missing = np.setdiff1d(np.arange(len(samples)), present)
-        return Outcome(
-            {"nearest": values, "nearest.id": ids}, left_out={int(i): "no vector" for i in missing}
-        )
+        return Outcome({"nearest": values, "nearest.id": ids}, left_out={int(i): "no vector" for i in missing})
 
     def _others(self, samples: Samples, points: Floats, run: Context) -> tuple[Floats, list[str]]:
         """The other file's vectors, and what to call its rows."""

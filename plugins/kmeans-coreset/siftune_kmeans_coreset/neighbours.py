@@ -84,9 +84,7 @@ def several(points: Floats, k: int, others: Floats | None = None) -> tuple[Ints,
         there = near >= 0
         far = np.full(near.shape, np.inf)
         at = np.nonzero(there)
-        far[at] = np.sqrt(
-            squared(points[part][at[0]], pool[near[at]])
-        )  # faiss rounds what is near to nothing
+        far[at] = np.sqrt(squared(points[part][at[0]], pool[near[at]]))  # faiss rounds what is near to nothing
         if among:
             far[near == rows] = np.inf
         near = np.where(np.isfinite(far), near, -1)

@@ -55,14 +55,10 @@ def encode(
             continue
         found = [_row(text, spans, tokenizer, template.special, weight) for text, spans in parts]
         made.cut += any(len(row.ids) > max_length for row in found)
-        kept = [
-            row for row in (Row(r.ids[:max_length], r.labels[:max_length], weight) for r in found) if row.said
-        ]
+        kept = [row for row in (Row(r.ids[:max_length], r.labels[:max_length], weight) for r in found) if row.said]
         made.rows += kept
         if not kept:
-            made.left_out[
-                "no response within the length limit" if found else "the assistant says nothing"
-            ] += 1
+            made.left_out["no response within the length limit" if found else "the assistant says nothing"] += 1
     return made
 
 
@@ -111,13 +107,9 @@ def _tokens(text: str, starts: list[int], tokenizer: Any, special: bool) -> tupl
         ids: list[int] = []
         places: list[Span] = []
         for low, high in zip([0, *cuts], [*cuts, len(text)], strict=True):
-            piece = tokenizer.backend_tokenizer.encode(
-                text[low:high], add_special_tokens=special and low == 0
-            )
+            piece = tokenizer.backend_tokenizer.encode(text[low:high], add_special_tokens=special and low == 0)
             used = len(piece.ids)
-            while (
-                used and piece.special_tokens_mask[used - 1]
-            ):  # an end token that the tokenizer adds by itself
+            while used and piece.special_tokens_mask[used - 1]:  # an end token that the tokenizer adds by itself
                 used -= 1
             ids += piece.ids[:used]
             places += [(a + low, b + low) for a, b in piece.offsets[:used]]

@@ -50,10 +50,9 @@ def fit(model: Any, rows: Sequence[Row], plan: Plan, run: Context) -> dict[str, 
     the weights have the mean 1). Raises UserError where the loss stops being a number.
     """
     checkpoints = run.folder / "checkpoints"
+    cached = model.config.use_cache  # the Trainer turns it off, and would leave it so in the model that is written
     watch = _watcher(rows, plan, run, checkpoints)
-    trainer = _trainer()(
-        model=model, args=_arguments(plan, checkpoints), callbacks=[watch], **_data(rows, plan)
-    )
+    trainer = _trainer()(model=model, args=_arguments(plan, checkpoints), callbacks=[watch], **_data(rows, plan))
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
@@ -62,6 +61,7 @@ def fit(model: Any, rows: Sequence[Row], plan: Plan, run: Context) -> dict[str, 
         watch.seconds_before = json.loads((last / WHOLE).read_text())["seconds"]
         run.say(f"going on from step {last.name.rpartition('-')[2]} of {plan.steps}")
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    model.config.use_cache = cached
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {
         "steps": plan.steps,

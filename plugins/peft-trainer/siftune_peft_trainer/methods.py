@@ -185,7 +185,9 @@ def learning_rate_of(base: float, model: Any) -> float:
 
 def _write(model: Any, tokenizer: Any, folder: Path) -> None:
     """A model's folder from which everything downstream reads: safetensors, tokenizer, chat template."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # the run has its own
     shutil.rmtree(folder, ignore_errors=True)
-    model.config.use_cache = True  # the Trainer turns it off
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -1,0 +1,5 @@
+"""Threads are settled before any test imports torch, as the command line does."""
+
+from siftune import threads
+
+threads.settle()
