@@ -1,12 +1,13 @@
-"""IFD's two passes: the plain loop against siftune's reader, in one process, on the rows that ship with siftune.
+"""IFD's two passes: plain loops against siftune's reader, in one process, on the rows that ship with siftune.
 
-    OMP_NUM_THREADS=1 python benchmarks/ifd.py                     # nano, 300 rows, float32 and bfloat16
+    OMP_NUM_THREADS=1 python benchmarks/ifd.py                        # nano, 300 rows, float32 and bfloat16
     OMP_NUM_THREADS=1 python benchmarks/ifd.py --model 135m --rows 24
 
-The loop is what the original programs do, at its best: one row at a time, logits of every position, the loss
-by labels, two passes (theirs also tokenise each text several times, and one sums its losses token by token).
-Both sides take turns, piece by piece, so that whatever else the machine does meets both alike; figures are
-medians over the repeats with the smallest and largest, in processor seconds of this process.
+`loop` is what the original programs do, at its best: one row at a time, logits of every position, the loss by
+labels, two passes. `original` adds what Cherry's does besides: every layer's states are kept, and the loss of
+every token is taken once more in a loop over tokens. All sides take turns, piece by piece, so that whatever
+else the machine does meets all alike; figures are medians over the repeats with the smallest and largest, in
+processor seconds of this process on a processor, in seconds on a GPU.
 """
 
 from __future__ import annotations
@@ -33,9 +34,7 @@ PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bfloat16 opera
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="nano", help="a model, or 135m: a random Llama of that size")
     parser.add_argument("--rows", type=int, default=300)
     parser.add_argument("--repeats", type=int, default=5)
@@ -61,11 +60,12 @@ def measure(model: str, dtype: str, options: argparse.Namespace) -> dict[str, An
         f"{tokens:,} tokens in both passes, {scored / tokens:.0%} of them scored",
         flush=True,
     )
-    difference = max(abs(a - b) for a, b in zip(ours(samples, reader), loop(samples, reader), strict=True))
-    shape = best_shape(reader, options)
     with memory() as peak:
-        ours(samples, reader)
-    spent: dict[str, list[float]] = {"loop": [], "ours": [], "body": [], "body and head": [], "outside": []}
+        found = ours(samples, reader)
+    difference = max(abs(a - b) for a, b in zip(found, loop(samples, reader), strict=True))
+    shape = best_shape(reader, options)
+    sides = ("loop", "original", "ours", "body", "body and head", "outside")
+    spent: dict[str, list[float]] = {name: [] for name in sides}
     wall: dict[str, list[float]] = {name: [] for name in spent}
     step = max(1, len(samples) // 5)
     parts = [samples[at : at + step] for at in range(0, len(samples), step)]
@@ -75,6 +75,7 @@ def measure(model: str, dtype: str, options: argparse.Namespace) -> dict[str, An
             some = both(part, reader)
             n, m = sum(len(one.ids) for one in some), sum(len(one) for one in some)
             timed(clock["loop"], lambda part=part: loop(part, reader), options)
+            timed(clock["original"], lambda part=part: loop(part, reader, tokens=True), options)
             timed(clock["ours"], lambda part=part: ours(part, reader), options)
             timed(clock["body"], lambda n=n: bare(reader, shape, n, 0), options)
             timed(clock["body and head"], lambda n=n, m=m: bare(reader, shape, n, m), options)
@@ -83,20 +84,28 @@ def measure(model: str, dtype: str, options: argparse.Namespace) -> dict[str, An
             spent[name].append(cpu)
             wall[name].append(real)
     times = wall if options.device != "cpu" else spent
+
+    def over_ours(name: str) -> str:
+        return spread([a / b for a, b in zip(times[name], times["ours"], strict=True)])
+
     figures = {
-        "model": options.model, "dtype": dtype, "device": options.device, "rows": len(samples), "tokens": tokens,
+        "model": options.model,
+        "dtype": dtype,
+        "device": options.device,
+        "rows": len(samples),
+        "tokens": tokens,
         "seconds": {name: spread(values) for name, values in times.items()},
         "wall seconds": {name: spread(values) for name, values in wall.items()},
-        "loop over ours": spread([a / b for a, b in zip(times["loop"], times["ours"], strict=True)]),
-        "body over ours": spread([a / b for a, b in zip(times["body"], times["ours"], strict=True)]),
-        "body and head over ours": spread([a / b for a, b in zip(times["body and head"], times["ours"], strict=True)]),
+        **{f"{name} over ours": over_ours(name) for name in ("loop", "original", "body", "body and head")},
         "tokens per second": tokens / statistics.median(times["ours"]),
-        "peak MB above the model": peak[0] / 2**20, "largest difference": difference, "best shape": shape,
-    }  # fmt: skip
-    for name in ("loop over ours", "body over ours", "body and head over ours", "seconds"):
+        "peak MB above the model": peak[0] / 2**20,
+        "largest difference": difference,
+        "best shape": shape,
+    }
+    for name in ("loop over ours", "original over ours", "body over ours", "body and head over ours", "seconds"):
         print(f"  {name}: {figures[name]}")
     print(
-        f"  {figures['tokens per second']:,.0f} tokens/s, {figures['peak MB above the model']:.0f} MB above the model, "
+        f"  {figures['tokens per second']:,.0f} tokens/s, {peak[0] / 2**20:.0f} MB above the model, "
         f"losses differ by at most {difference:.1e}, bare body at its best with rows x tokens {shape}"
     )
     name = torch.cuda.get_device_name() if options.device != "cpu" else ""
@@ -110,33 +119,34 @@ def measure(model: str, dtype: str, options: argparse.Namespace) -> dict[str, An
 # ---- the two sides ----
 
 
-def loop(samples: Samples, reader: Reader) -> list[float]:
-    """Both mean losses of every row, one row at a time."""
+def loop(samples: Samples, reader: Reader, tokens: bool = False) -> list[float]:
+    """Both mean losses of every row, one row at a time; with `tokens`, token by token besides."""
     template = prompts.template(None, reader.tokenizer)
     opening = "" if template.special else reader.tokenizer.bos_token
+
+    def ids(text: str) -> torch.Tensor:
+        words = reader.tokenizer(text, return_tensors="pt", add_special_tokens=template.special)
+        return words.input_ids[:, : reader.context]
+
     found = []
     for sample in samples:
         one = template.pair(sample)
-        with torch.no_grad():
-            for before, text in (
-                (one.text[: one.start], one.text),
-                (opening, opening + one.text[one.start :]),
-            ):
-                ids = reader.tokenizer(
-                    text, return_tensors="pt", add_special_tokens=template.special
-                ).input_ids
-                known = reader.tokenizer(
-                    before, return_tensors="pt", add_special_tokens=template.special
-                ).input_ids
-                ids, labels = ids[:, : reader.context], ids[:, : reader.context].clone()
-                labels[:, : known.shape[1]] = -100
-                loss = reader.model(input_ids=ids.to(reader.device), labels=labels.to(reader.device)).loss
-                found.append(float(loss))
+        before, response = one.text[: one.start], one.text[one.start :]
+        for prompt, text in ((before, one.text), (opening, opening + response)):
+            read = ids(text).to(reader.device)
+            labels = read.clone()
+            labels[:, : ids(prompt).shape[1]] = -100
+            with torch.no_grad():
+                answer = reader.model(input_ids=read, labels=labels, output_hidden_states=tokens)
+            if tokens:
+                for logits, token in zip(answer.logits[0, :-1], read[0, 1:], strict=True):
+                    torch.nn.functional.log_softmax(logits.float(), 0)[token].item()
+            found.append(float(answer.loss))
     return found
 
 
 def both(samples: Samples, reader: Reader) -> list[Encoded]:
-    """Everything outside the model: render, tokenise, find the response."""
+    """What is done outside the model: render, tokenise, find the response."""
     rows = pairs.forward(None, None, samples, reader, last=True)
     read = [pair for row in rows if not isinstance(row, str) for _, pair in row]
     return [one for pair in read for one in (pair.conditioned, pair.alone)]
