@@ -248,7 +248,7 @@ def _shared(encoded: Sequence[Encoded]) -> list[_Text]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the bars and reports of transformers: what is wrong with a model is said in one sentence."""
     from transformers.utils import logging
 
@@ -268,7 +268,7 @@ def _load(path: Path, name: str, dtype: Any, attention: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        with _quiet():
+        with quiet():
             model, info = AutoModelForCausalLM.from_pretrained(
                 path,
                 dtype=dtype,

@@ -40,7 +40,7 @@ def select(samples, budget, tmp_path, **options):
 def test_order_is_that_of_the_search_and_a_smaller_budget_is_its_beginning(init, tmp_path):
     vectors = unit()
     long, told, _ = select(view(vectors), 60, tmp_path, init=init)
-    radii = np.load(told["radii"])
+    radii = np.load(tmp_path / "radii.npy")
     short, _, _ = select(view(vectors), 20, tmp_path, init=init)
     start = {"medoid": medoid(vectors, np.arange(400)), "first": 0}.get(init, int(long.positions[0]))
     assert long.positions.tolist() == k_center(vectors, 60, start).order.tolist()
@@ -194,12 +194,11 @@ def test_coverage_is_told_in_every_space(tmp_path):
     samples = view(unit(1000))
     samples.pool.attach(Held(Column("other"), unit(1000, 8, seed=4), index=np.arange(1000)))
     _, told, _ = select(samples, 100, tmp_path)
-    spaces = told["coverage"]
-    assert spaces["held_out"] == 100 and set(spaces) == {"held_out", "selected", "embedding", "other"}
-    own = spaces["embedding"]
+    assert told["coverage_rows"] == 100 and set(told["coverage_other"]) == set(told["coverage_embedding"])
+    own = told["coverage_embedding"]
     assert own["selection"]["largest"] <= own["random"]["largest"]
     assert set(own) == {"selection", "random", "k-means and random"}
-    assert "coverage" not in select(view(unit(100)), 10, tmp_path)[1]["coverage"]
+    assert "coverage_rows" not in select(view(unit(100)), 10, tmp_path)[1]
 
 
 def test_coverage_by_hand():

@@ -109,7 +109,7 @@ def test_select_facility_takes_one_from_each_heap(tmp_path):
     run = context(tmp_path)
     chosen = Facility(neighbours=30).select(samples, Budget.parse(4).for_view(samples), run).positions
     assert sorted(chosen // 25) == [0, 1, 2, 3]
-    assert run.figures["of"] == 100 and len(np.load(run.figures["gains"])) == 4
+    assert run.figures["of"] == 100 and len(np.load(tmp_path / "gains.npy")) == 4
     assert len(apply(Facility(), rows(np.ones((5, 2))), budget=3)) == 3
     with pytest.raises(ValueError, match="at least 1"):
         Facility(neighbours=0)

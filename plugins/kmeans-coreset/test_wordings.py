@@ -14,9 +14,7 @@ WORDINGS = {
         {"wording_id": 0, "prompt": "{premise} {because_so}...\n- {opt0}\n- {opt1}", "verbalizer": None},
         {"wording_id": 1, "prompt": "{premise} What is the {question}? {opts_or_q}", "verbalizer": None},
     ],
-    "wic": [
-        {"wording_id": 0, "prompt": "{word}: {a} / {b}", "verbalizer": {"same": "Yes", "different": "No"}}
-    ],
+    "wic": [{"wording_id": 0, "prompt": "{word}: {a} / {b}", "verbalizer": {"same": "Yes", "different": "No"}}],
 }
 COPA = {
     "dataset": "copa",

@@ -81,20 +81,19 @@ class Coreset(Method):
             run.warn(f"all {len(rows)} rows that can be chosen are, though {budget.rows} were asked for")
         self._tell(picked, len(rows), run)
         if budget.unit != "tokens" and budget.per is None:  # else the engine cuts further
-            run.note(coverage=beside(self._spaces(samples, field), picked.order, self.seed or 0))
+            run.note(**beside(self._spaces(samples, field), picked.order, self.seed or 0))
         chosen = present[picked.order]
         left_out = {int(present[at]): reason for at, reason in field.left_out.items()} | field.absent
         return Selection(chosen, reasons=_reasons(picked, self.scope_, bool(len(start))), left_out=left_out)
 
     def _tell(self, picked: Picked, distinct: int, run: Context) -> None:
-        """The radius after every pick, in a file, and after some of them among the figures."""
+        """The radius after every pick in a file of the step, and after some of them among the figures."""
         np.save(run.folder / "radii.npy", picked.radii)
         some = [k for k in STEPS if k < len(picked.radii)] + [len(picked.radii)]
         run.note(
             distinct=distinct,
             radius=float(picked.radii[-1]) if len(picked.radii) else 0.0,
             radius_after={str(k): float(picked.radii[k - 1]) for k in some if k},
-            radii=str(run.folder / "radii.npy"),
         )
 
     def _drop_worst(self, samples: Samples, field: _Field) -> None:

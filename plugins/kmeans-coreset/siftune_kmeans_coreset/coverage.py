@@ -37,14 +37,15 @@ def beside(spaces: dict[str, Floats], chosen: Ints, seed: int) -> dict[str, Any]
     if n < FEWEST or len(others) < len(chosen) or not len(held_out):
         return {}
     random = draw.choice(others, len(chosen), replace=False)
-    told: dict[str, Any] = {"held_out": len(held_out), "selected": len(chosen)}
+    told: dict[str, Any] = {"coverage_rows": len(held_out)}
     for name, vectors in spaces.items():
         clustered = _from_clusters(vectors, others, len(chosen), draw)
         ways = {"selection": chosen, "random": random, "k-means and random": clustered}
-        told[name] = {}
+        figures: dict[str, dict[str, float]] = {}
         for way, rows in ways.items():
             mean, largest = coverage(vectors, rows, held_out)
-            told[name][way] = {"mean": mean, "largest": largest}
+            figures[way] = {"mean": mean, "largest": largest}
+        told[f"coverage_{name}"] = figures
     return told
 
 

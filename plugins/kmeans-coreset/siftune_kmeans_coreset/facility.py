@@ -35,7 +35,7 @@ class Facility(Method):
         graph = Graph.of(points, self.neighbours)
         order, gains = graph.greedy(budget.rows)
         np.save(run.folder / "gains.npy", gains)
-        run.note(objective=float(gains.sum()), of=len(points), gains=str(run.folder / "gains.npy"))
+        run.note(objective=float(gains.sum()), of=len(points))
         missing = np.setdiff1d(np.arange(len(samples)), present)
         return Selection(present[order], left_out={int(at): "no vector" for at in missing})
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-from siftune import Context, Method, Outcome, Samples, UserError, hookimpl, models
+from siftune import Context, Method, Outcome, Samples, UserError, hookimpl, models, readers
 
 from .texts import View, text
 
@@ -99,13 +99,14 @@ def _encoder(
 
     folder = models.folder(model)
     try:
-        encoder = SentenceTransformer(
-            str(folder),
-            device=device,
-            trust_remote_code=False,
-            local_files_only=True,
-            model_kwargs={"dtype": getattr(torch, dtype), "use_safetensors": True},
-        )
+        with readers.quiet():
+            encoder = SentenceTransformer(
+                str(folder),
+                device=device,
+                trust_remote_code=False,
+                local_files_only=True,
+                model_kwargs={"dtype": getattr(torch, dtype), "use_safetensors": True},
+            )
     except Exception as error:
         said = str(error).strip().splitlines()
         raise UserError(
