@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,12 +16,12 @@ NAME = "siftune_rows"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 Ids = npt.NDArray[np.int64]
 
+_lock = threading.Lock()
+_inside: dict[int, tuple[int, str]] = {}  # how many threads read with a configuration, and what it said before
 _ends: ContextVar[Sequence[int]] = ContextVar("ends of the rows that are being read")
 
 # what models hand to any attention and what says nothing of how it is to be computed
-HARMLESS = frozenset(
-    {"position_ids", "cache_position", "position_embeddings", "output_attentions", "use_cache"}
-)
+HARMLESS = frozenset({"position_ids", "cache_position", "position_embeddings", "output_attentions", "use_cache"})
 
 
 def keep_freed_memory() -> None:
@@ -43,7 +44,7 @@ def body(trunk: Any, rows: Sequence[Ids]) -> Any:
     places = torch.cat([torch.arange(length) for length in lengths])
     token = _ends.set(np.cumsum(lengths).tolist())
     try:
-        with _switched(trunk.config):
+        with switched(trunk.config):
             return trunk(input_ids=ids[None], position_ids=places[None], use_cache=False).last_hidden_state[0]
     finally:
         _ends.reset(token)
@@ -59,9 +60,7 @@ def works(trunk: Any, size: int) -> bool:
         return False
     rows = [np.arange(3, 12) * 5 % size, np.arange(1, 8) * 11 % size]
     with torch.inference_mode():
-        alone = [
-            trunk(input_ids=torch.from_numpy(one)[None], use_cache=False).last_hidden_state[0] for one in rows
-        ]
+        alone = [trunk(input_ids=torch.from_numpy(one)[None], use_cache=False).last_hidden_state[0] for one in rows]
         try:
             together = body(trunk, rows)
         except Exception:  # whatever a model does not take, it is read the ordinary way
@@ -72,16 +71,24 @@ def works(trunk: Any, size: int) -> bool:
 
 
 @contextmanager
-def _switched(config: Any) -> Iterator[None]:
+def switched(config: Any) -> Iterator[None]:
+    """The model reads rows end to end; outside of this it is as it was. Several threads may be inside."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, _attention)
-    before = config._attn_implementation
-    config._attn_implementation = NAME
+    with _lock:
+        inside, before = _inside.get(id(config), (0, config._attn_implementation))
+        _inside[id(config)] = (inside + 1, before)
+        config._attn_implementation = NAME
     try:
         yield
     finally:
-        config._attn_implementation = before
+        with _lock:
+            inside, before = _inside.pop(id(config))
+            if inside > 1:
+                _inside[id(config)] = (inside - 1, before)
+            else:
+                config._attn_implementation = before
 
 
 def _attention(

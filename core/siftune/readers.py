@@ -7,6 +7,7 @@ few positions at a time, so that no tensor of batch x length x vocabulary ever e
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,9 +41,7 @@ class _Text:
 _last: tuple[tuple[str, ...], Reader] | None = None
 
 
-def reader(
-    model: str, *, dtype: str | None = None, device: str | None = None, attention: str = "sdpa"
-) -> Reader:
+def reader(model: str, *, dtype: str | None = None, device: str | None = None, attention: str = "sdpa") -> Reader:
     """A causal LM ready to read; the last one is kept, so that steps of one run share it.
 
     dtype: "float32" on a processor and "bfloat16" on a GPU unless said. device: a GPU where there is one.
@@ -89,9 +88,7 @@ class Reader:
         # no longer fits into its caches; a GPU only gains.
         self.budget = (1024 if self.packed else 512) if device.type == "cpu" else 16384
 
-    def encode(
-        self, texts: Sequence[Rendered], special: bool, max_length: int | None = None
-    ) -> list[Encoded]:
+    def encode(self, texts: Sequence[Rendered], special: bool, max_length: int | None = None) -> list[Encoded]:
         """Tokenise, and find the tokens that are exactly the response's characters, by their offsets.
 
         `special`: the tokenizer adds its special tokens (False: the text has them). Longer than `max_length`
@@ -99,9 +96,7 @@ class Reader:
         """
         return encoding.encode(self.tokenizer, texts, special, min(max_length or self.context, self.context))
 
-    def token_losses(
-        self, encoded: Sequence[Encoded], *, advance: Callable[..., None] | None = None
-    ) -> list[Floats]:
+    def token_losses(self, encoded: Sequence[Encoded], *, advance: Callable[..., None] | None = None) -> list[Floats]:
         """Negative log-likelihood, in nats, of each scored token given all before it: an array for each row.
 
         What is read twice is computed once: equal texts, and texts that begin another (a conversation up to
@@ -110,14 +105,15 @@ class Reader:
         """
         losses: list[Floats] = [np.zeros(0, np.float32)] * len(encoded)
         texts = _shared(encoded)
-        for batch in self._batches([len(text.ids) - 1 for text in texts]):
-            read = [texts[i] for i in batch]
-            for text, found in zip(read, self._halving(read, self._losses), strict=True):
-                for places, one in zip(text.spans.values(), found, strict=True):
-                    for place in places:
-                        losses[place] = one
-            if advance is not None:
-                advance(tokens=sum(len(text.ids) for text in read))
+        batches = self._batches([len(text.ids) - 1 for text in texts])
+        with self._workers() as each:
+            for read, answer in each(lambda batch: self._read([texts[i] for i in batch]), batches):
+                for text, found in zip(read, answer, strict=True):
+                    for places, one in zip(text.spans.values(), found, strict=True):
+                        for place in places:
+                            losses[place] = one
+                if advance is not None:
+                    advance(tokens=sum(len(text.ids) for text in read))
         return losses
 
     def hidden_states(
@@ -139,6 +135,30 @@ class Reader:
             yield from zip(rows, self._halving([encoded[i] for i in rows], states), strict=True)
             if advance is not None:
                 advance(tokens=sum(len(encoded[i].ids) for i in rows))
+
+    def _read(self, texts: Sequence[_Text]) -> tuple[Sequence[_Text], list[list[Floats]]]:
+        return texts, self._halving(texts, self._losses)
+
+    @contextmanager
+    def _workers(self) -> Iterator[Callable[..., Iterator[Any]]]:
+        """A way to map over batches: on a processor a thread for each core, with a batch of its own.
+
+        Products of this size gain little from two cores, and a batch on each gains all of it.
+        """
+        import torch
+
+        threads = torch.get_num_threads()
+        if not self.packed or threads == 1:
+            yield map
+            return
+        try:
+            with (
+                packing.switched(self.body.config),
+                ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+            ):
+                yield pool.map
+        finally:
+            torch.set_num_threads(threads)
 
     def _losses(self, texts: Sequence[_Text]) -> list[list[Floats]]:
         import torch
@@ -171,9 +191,7 @@ class Reader:
         padded = np.zeros((len(ids), longest), np.int64)
         for row, one in zip(padded, ids, strict=True):
             row[: len(one)] = one
-        hidden = self.body(
-            input_ids=torch.from_numpy(padded).to(self.device), use_cache=False
-        ).last_hidden_state
+        hidden = self.body(input_ids=torch.from_numpy(padded).to(self.device), use_cache=False).last_hidden_state
         return hidden.flatten(0, 1), range(0, len(ids) * longest, longest)
 
     def _head(self, hidden: Any, targets: Any) -> Any:
@@ -287,9 +305,7 @@ def _load(path: Path, name: str, dtype: Any, attention: str) -> Any:
         ("unexpected_keys", "has weights that its configuration does not know"),
     ):
         if found := sorted(str(key) for key in info.get(what, ())):
-            raise UserError(
-                f"model {name!r} {said}: {', '.join(found[:3])}{', ...' if len(found) > 3 else ''}"
-            )
+            raise UserError(f"model {name!r} {said}: {', '.join(found[:3])}{', ...' if len(found) > 3 else ''}")
     return model
 
 
@@ -309,9 +325,7 @@ def _parts(model: Any, name: str) -> tuple[Any, Any]:
         changed = body(input_ids=other, use_cache=False).last_hidden_state
         loose = 1e-3 if states.dtype == torch.float32 else 0.1
         if not torch.allclose(states[0, :-1], changed[0, :-1], atol=loose * float(states.abs().max())):
-            raise UserError(
-                f"model {name!r} sees the tokens that come after; a causal language model is needed"
-            )
+            raise UserError(f"model {name!r} sees the tokens that come after; a causal language model is needed")
         for way in (_finished(model.config.get_text_config(), head), head):
             if torch.allclose(way(states)[0].float(), whole, atol=loose * float(whole.abs().max())):
                 return body, way
