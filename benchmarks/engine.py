@@ -1,8 +1,8 @@
 """What the engine adds: 200,000 synthetic rows through `score length  select top --by length --budget 5%`.
 
-Each run is a fresh process that reads JSONL, computes into an empty store and writes the run folder. The peer is a
-pandas script in a process of its own that reads the same file, sorts by length, keeps 5% and writes two files: the least
-that anybody would do by hand. Pairs are interleaved; printed are medians and ranges, and the bounds of the claim.
+Each run is a fresh process that reads JSONL, computes into an empty store and writes the run folder. The peer is
+a pandas script in a process of its own that reads the same file, sorts by length, keeps 5% and writes two files:
+the least that anybody would do by hand. Pairs are interleaved; printed are medians and ranges, and the bounds.
 """
 
 from __future__ import annotations

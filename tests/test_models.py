@@ -326,6 +326,20 @@ def test_what_is_read_twice_is_computed_once(read: Reader) -> None:
         np.testing.assert_allclose(found, straightforward(read.model, one), atol=1e-5)
 
 
+def test_a_thread_for_each_core_changes_nothing(read: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = read.encode(RENDERED * 3, special=True)
+    threads = torch.get_num_threads()
+    expected = read.token_losses(encoded)
+    monkeypatch.setattr(read, "budget", 32)
+    try:
+        torch.set_num_threads(3)
+        for found, one in zip(read.token_losses(encoded), expected, strict=True):
+            np.testing.assert_allclose(found, one, atol=1e-5)
+        assert torch.get_num_threads() == 3 and read.model.config._attn_implementation == "sdpa"
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_nothing_to_score_is_nothing(read: Reader) -> None:
     (empty,) = read.encode([Rendered("Hi", 2, 2)], special=True)
     assert read.token_losses([]) == [] and list(read.hidden_states([])) == []

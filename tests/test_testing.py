@@ -70,7 +70,7 @@ def test_a_good_one_is_told_what_was_checked(install: Install) -> None:
         ("Annotated[float,", "Annotated[complex,", "types of its options cannot be read.*complex"),
         ("Annotated[float,", 'Annotated["Absent",', "types of its options cannot be read.*Absent"),
         ('] = "auto"', '] = "some"', "--often is no value.*'some' is not auto or an integer"),
-        ("    factor:", '    shard: Annotated[int, "x"] = 5\n    factor:', "shard is a word of Method's own"),
+        ("    factor:", '    shard: Annotated[int, "x"] = 5\n    factor:', "shard cannot be an option"),
         ("[float(", "[np.random.default_rng().random() + float(", "gave two answers to the same question"),
         ("class Own", "import faiss\n\nclass Own", "importing outside_.* imports faiss; import it inside"),
         ("        return", f"        {EDIT}\n        return", "changed the samples or the columns"),

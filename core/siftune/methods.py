@@ -55,7 +55,8 @@ class Method:
             (RESERVED | set(vars(Method))) & {name for name, hint in own.items() if "ClassVar" not in str(hint)}
         )
         if taken:
-            raise TypeError(f"{cls.__name__}: {', '.join(taken)} cannot be an option, a recipe uses the word itself")
+            words = ", ".join(taken)
+            raise TypeError(f"{cls.__name__}: {words} cannot be an option: recipes, or Method itself, use the word")
         # eq=False keeps instances hashable and distinct, which pluggy needs
         dataclass(kw_only=True, eq=False)(cls)
 

@@ -72,7 +72,7 @@ class Lines(Quiet):
     def rates(self) -> str:
         """Rows and tokens a second, time left, failures."""
         seconds = max(time.monotonic() - self.began, 1e-6)
-        parts = [f"{self.at / seconds:,.0f} rows/s"]
+        parts = [f"{self.at / seconds:,.0f} rows/s"] if self.missing else []
         if self.tokens:
             parts.append(f"{self.tokens / seconds:,.0f} tokens/s")
         if 0 < self.at < self.missing:
@@ -84,7 +84,8 @@ class Lines(Quiet):
     def _tick(self) -> None:
         if time.monotonic() - self.shown >= self.every:
             self.shown = time.monotonic()
-            self._print(f"{self.label}: {self.at:,} of {self.missing:,}, {self.rates()}")
+            count = f"{self.at:,} of {self.missing:,}, " if self.missing else ""
+            self._print(f"{self.label}: {count}{self.rates()}")
 
     def _print(self, text: str, style: str = "") -> None:
         self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)

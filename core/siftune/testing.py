@@ -136,10 +136,6 @@ def _options(kind: type[Method], label: str) -> Iterator[str]:
             f"{label}: the types of its options cannot be read when it runs: {error}"
         ) from error
     for option in known.values():
-        # the engine reads these on the class, and an option hides them
-        assert option.name not in vars(Method), (
-            f"{label}: {option.spelled} is a word of Method's own; rename it"
-        )
         assert option.help.strip(), (
             f'{label}: {option.spelled} says nothing of itself; write Annotated[type, "what it is"]'
         )

@@ -1,10 +1,12 @@
 """Nearest neighbours, facility location and spread on toy vectors."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
-from siftune import Budget, Column, Context, Sample, Samples, UserError, apply
+from siftune import Budget, Column, Context, Pool, Sample, Samples, Step, UserError, apply
+from siftune.methods import found
 from siftune.testing import conforms
 from siftune_kmeans_coreset import neighbours
 from siftune_kmeans_coreset.facility import Facility, Graph
@@ -84,6 +86,25 @@ def test_score_nearest_against_a_file_of_vectors(tmp_path):
     np.save(file, np.full((2, 10), np.nan))
     with pytest.raises(UserError, match="NaN"):
         apply(Nearest(against=file), rows(vectors))
+
+
+@pytest.mark.skipif("sentence" not in found("embed"), reason="the plugin with embed sentence is not installed")
+def test_score_nearest_against_other_rows(tmp_path):
+    asked = ["Why is the sky blue?", "Sort the numbers 3, 1 and 2.", "Name a bird that cannot fly."]
+    pool = Pool.of([Sample.of(one, "An answer.") for one in asked])
+    samples = pool.view()
+    encoder = "sentence --view prompt"
+    vectors = apply(Step.parse(f"embed {encoder}").method(), samples)
+    samples = Samples.of(list(samples), embedding=vectors)
+    # questions of a test set have no answers
+    file = tmp_path / "test.jsonl"
+    file.write_text(json.dumps({"instruction": asked[1], "output": ""}) + "\n")
+    told = apply(Nearest(against=file, encoder=encoder), samples)
+    at = [sample.prompt for sample in samples].index(asked[1])
+    assert told["nearest"][at] < 1e-3 and np.argmin(told["nearest"]) == at
+    assert set(told["nearest.id"]) == {Sample.of(asked[1], "").id}
+    with pytest.raises(UserError, match="'embed sentence' does not make the vectors of 'embedding'"):
+        apply(Nearest(against=file), samples)
 
 
 def test_lazy_facility_location_is_the_greedy_one():
