@@ -132,13 +132,9 @@ def large(vectors: np.ndarray, n: int, k: int, noise: float) -> None:
     wall, cpu = timed(k_center, points, k, 0)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     loop = timed(streaming, points, 4)
-    print(
-        f"{n} x {points.shape[1]}, k = {k}, noise {noise}, {THREADS} threads: {wall:.1f} s, {cpu:.1f} cpu s;"
-    )
+    print(f"{n} x {points.shape[1]}, k = {k}, noise {noise}, {THREADS} threads: {wall:.1f} s, {cpu:.1f} cpu s;")
     print(f"  peak {peak:.2f} GiB ({started:.2f} before the search, vectors {points.nbytes / 2**30:.2f})")
-    print(
-        f"  streaming loop, extrapolated from 4 picks: {loop[0] / 4 * k:.0f} s, {loop[1] / 4 * k:.0f} cpu s"
-    )
+    print(f"  streaming loop, extrapolated from 4 picks: {loop[0] / 4 * k:.0f} s, {loop[1] / 4 * k:.0f} cpu s")
 
 
 def growth(vectors: np.ndarray, plot: Path | None) -> None:
@@ -154,8 +150,11 @@ def growth(vectors: np.ndarray, plot: Path | None) -> None:
     by_n = [both(n, 1000, every) for n in (10_000, 30_000, 100_000, 200_000, 400_000)]
     by_k = [both(100_000, k, every) for k in (100, 300, 1000, 3000, 6000)]
     by_topics = [both(100_000, 1000, topics) for topics in (1, 10, 100, 1000, every)]
-    if plot is None:
-        return
+    if plot is not None:
+        draw(by_n, by_k, by_topics, plot)
+
+
+def draw(by_n: list[dict], by_k: list[dict], by_topics: list[dict], plot: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -165,7 +164,7 @@ def growth(vectors: np.ndarray, plot: Path | None) -> None:
     panels = (
         (axes[0], by_n, "n", "rows (1,000 picks)"),
         (axes[1], by_k, "k", "picks (100,000 rows)"),
-        (axes[2], by_topics, "topics", "vectors that the rows lie around (100,000 rows, 1,000 picks)"),
+        (axes[2], by_topics, "topics", "clusters (100,000 rows, 1,000 picks)"),
     )
     for axis, told, key, label in panels:
         x = [one[key] for one in told]
@@ -208,9 +207,7 @@ def same(vectors: np.ndarray, n: int, k: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["paired", "large", "growth", "same"])
     parser.add_argument("--vectors", type=Path, help="vectors of a pool, .npy")
     parser.add_argument("--rows", type=int)

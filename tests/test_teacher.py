@@ -187,6 +187,7 @@ def test_retry_after_may_be_a_date() -> None:
     assert _retry_after({"retry-after": "soon"}) == 0 == _retry_after({})
 
 
+@pytest.mark.slow  # hangs on how two workers interleave: seen to wait for ever on a crowded machine
 def test_a_server_that_is_only_busy_fails_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(teacher, "TRIES", 2)
     turned_away = 0
@@ -196,7 +197,8 @@ def test_a_server_that_is_only_busy_fails_nobody(monkeypatch: pytest.MonkeyPatch
         if body["messages"][-1]["content"] == "say 1" and turned_away < 5:
             turned_away += 1
             # the one other worker sends its second when it has its first answer
-            while len(server.bodies) < number + 3:
+            until = time.monotonic() + 5
+            while len(server.bodies) < number + 3 and time.monotonic() < until:
                 time.sleep(0.001)
             return refused(429, "later")
         return echo(number, body)
