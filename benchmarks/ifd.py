@@ -158,10 +158,13 @@ def ours(samples: Samples, reader: Reader) -> list[float]:
 
 def bare(reader: Reader, shape: tuple[int, int], tokens: int, scored: int) -> None:
     """The body alone over as many tokens, in rectangles without padding; then the head, nothing else done."""
-    ids = torch.randint(0, reader.model.config.vocab_size, shape, device=reader.device)
+    rows, length = shape
+    left = max(1, round(tokens / length))
     with torch.inference_mode():
-        for _ in range(max(1, round(tokens / ids.numel()))):
+        while left > 0:
+            ids = torch.randint(0, reader.model.config.vocab_size, (min(rows, left), length), device=reader.device)
             states = reader.body(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
+            left -= rows
         for at in range(0, scored, 128):
             reader.head(states[: min(128, scored - at)])
 

@@ -46,7 +46,7 @@ def test_order_is_that_of_the_search_and_a_smaller_budget_is_its_beginning(init,
     assert long.positions.tolist() == k_center(vectors, 60, start).order.tolist()
     assert short.positions.tolist() == long.positions[:20].tolist()
     assert len(radii) == 60 and (np.diff(radii) <= 0).all()
-    assert told["radius_after"]["20"] == radii[19] and told["radius"] == radii[59]
+    assert told["radius_after"]["20"] == radii[19] and told["radius_after"]["60"] == radii[59]
 
 
 def test_the_order_of_the_input_changes_nothing(tmp_path):
@@ -67,7 +67,7 @@ def test_the_order_of_the_input_changes_nothing(tmp_path):
 def test_equal_vectors_are_folded_and_more_than_there_are_is_said(tmp_path):
     samples = view(np.repeat(unit(20), 3, axis=0))
     answer, told, said = select(samples, 30, tmp_path)
-    assert len(answer.positions) == 20 and told["distinct"] == 20 and told["radius"] == 0
+    assert len(answer.positions) == 20 and told["distinct"] == 20 and told["radius_after"]["20"] == 0
     assert (answer.positions % 3 == 0).all()  # the lowest id of every three
     assert answer.left_out[1] == f"the same vector as sample {samples[0].id}"
     assert "all 20 rows" in said[0]

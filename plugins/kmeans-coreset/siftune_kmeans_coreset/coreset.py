@@ -20,7 +20,6 @@ from .shares import Share, due, members, merged
 from .vectors import Floats, Ints
 from .worth import needed, worth
 
-STEPS = [digit * 10**power for power in range(8) for digit in (1, 2, 5)]  # picks whose radius is told
 Init = Literal["medoid", "random", "first"]
 NEIGHBOURS = 10  # whose mean distance says how far out a row lies
 
@@ -77,30 +76,25 @@ class Coreset(Method):
             picked = self._by_cluster(field, rows, labels, start, budget.rows)
         else:
             picked = self._search(field.points, rows, start, budget.rows, field.ids)
-        if len(picked.order) == len(rows) < budget.rows < len(samples):
-            run.warn(f"all {len(rows)} rows that can be chosen are, though {budget.rows} were asked for")
-        self._tell(picked, len(rows), run)
+        np.save(run.folder / "radii.npy", picked.radii)
+        run.note(distinct=len(rows))
+        if self.scope_ == "global":
+            run.note(radius_after=_some(picked.radii))
         if budget.unit != "tokens" and budget.per is None:  # else the engine cuts further
+            if len(rows) < budget.rows:
+                run.warn(f"all {len(rows)} rows that can be chosen are, though {budget.rows} were asked for")
             run.note(**beside(self._spaces(samples, field), picked.order, self.seed or 0))
         chosen = present[picked.order]
         left_out = {int(present[at]): reason for at, reason in field.left_out.items()} | field.absent
         return Selection(chosen, reasons=_reasons(picked, self.scope_, bool(len(start))), left_out=left_out)
 
-    def _tell(self, picked: Picked, distinct: int, run: Context) -> None:
-        """The radius after every pick in a file of the step, and after some of them among the figures."""
-        np.save(run.folder / "radii.npy", picked.radii)
-        some = [k for k in STEPS if k < len(picked.radii)] + [len(picked.radii)]
-        run.note(
-            distinct=distinct,
-            radius=float(picked.radii[-1]) if len(picked.radii) else 0.0,
-            radius_after={str(k): float(picked.radii[k - 1]) for k in some if k},
-        )
-
     def _drop_worst(self, samples: Samples, field: _Field) -> None:
         assert self.quality is not None and self.keep_above is not None
         judged = worth(samples, self.quality)
+        place = {int(position): at for at, position in enumerate(field.present)}
         for position, reason in judged.left_out.items():
-            field.drop(field.present == position, reason)
+            if position in place:
+                field.drop_one(place[position], reason)
         limit = _number(self.keep_above, "--keep-above")
         values = judged.values[field.present]
         if limit.share:
@@ -201,6 +195,13 @@ class Coreset(Method):
                 if np.isfinite(other).all():
                     spaces[name] = other
         return spaces
+
+
+def _some(radii: npt.NDArray[np.float64]) -> dict[str, float]:
+    """The radius after 1, 2, 5, 10, ... picks, and after the last."""
+    steps = [digit * 10**power for power in range(8) for digit in (1, 2, 5)]
+    told = [k for k in steps if k < len(radii)] + [len(radii)]
+    return {str(k): float(radii[k - 1]) for k in told if k}
 
 
 @dataclass

@@ -19,7 +19,7 @@ class Hidden(Method):
 
     requires: ClassVar[Sequence[str]] = ("model",)
     shard: ClassVar[int] = 256
-    uses: ClassVar[Sequence[str]] = ("prompts", "readers", "samples")
+    uses: ClassVar[Sequence[str]] = ("prompts", "readers")
 
     model: Annotated[str | None, "causal LM that reads the samples"] = None
     template: Annotated[str | None, "prompt template"] = None

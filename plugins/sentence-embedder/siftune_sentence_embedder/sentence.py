@@ -21,7 +21,6 @@ class Sentence(Method):
 
     reads: ClassVar[str] = "sentence-encoder"
     shard: ClassVar[int] = 256
-    uses: ClassVar[Sequence[str]] = ("samples",)
 
     model: Annotated[str, "sentence-transformers model; minilm ships"] = "minilm"
     view: Annotated[View, "what of a sample is read; prompts alone select worse"] = "full"
