@@ -148,12 +148,13 @@ def exchange(row: Row, rows: Sequence[Row], kind: int, rng: random.Random) -> st
 def token_losses(model: str, pairs: Sequence[tuple[str, str]], threads: int) -> dict[tuple[str, str], Losses]:
     """Through siftune's own reader, with its default template, as `score ifd` reads."""
     import torch
-    from siftune.models import reader, template_of
+    from siftune.models import reader
     from siftune.prompts import Rendered
+    from siftune.prompts import template as template_of
 
     torch.set_num_threads(threads)
     read = reader(model)
-    template = template_of(None, model)
+    template = template_of(None, read.tokenizer)
     texts = []
     for prompt, response in pairs:
         before = template.prompt([{"role": "user", "content": prompt}])

@@ -195,11 +195,11 @@ def test_what_strangers_wrote_is_shown_and_not_obeyed(tmp_path: Path, rows: list
 # ---- tokens ----
 
 
-def with_losses(run: siftune.Run, conditioned: list[float], alone: list[float], ends: list[float] | None) -> None:
+def with_losses(run: siftune.Run, conditioned: list[float], alone: list[float], edges: list[float] | None) -> None:
     """Add to the first step what a scorer that keeps token losses writes."""
     path = run.folder / "01-score-length" / "values.parquet"
     table = pq.read_table(path)
-    columns = {".token_losses_conditioned": conditioned, ".token_losses_alone": alone, ".token_ends": ends}
+    columns = {".token_losses_conditioned": conditioned, ".token_losses_alone": alone, ".token_edges": edges}
     manifest = json.loads((run.folder / "manifest.json").read_text())
     for name, values in columns.items():
         if values is not None:
@@ -211,7 +211,7 @@ def with_losses(run: siftune.Run, conditioned: list[float], alone: list[float], 
 
 def test_tokens_stand_on_the_colour_of_what_the_context_did(tmp_path: Path) -> None:
     run = carried(tmp_path, [row(1) | {"output": "Yes, it does"}], "score length")
-    with_losses(run, [0.1, 2.0, 1.0, 1.0], [2.5, 2.02, 1.3, 0.2], [3, 4, 7, 12])
+    with_losses(run, [0.1, 2.0, 1.0, 1.0], [2.5, 2.02, 1.3, 0.2], [0, 3, 4, 7, 12])
     found = story(run.folder, "1")
     [tokens] = found["tokens"]
     assert [one["text"] for one in tokens["tokens"]] == ["Yes", ",", " it", " does"]
@@ -223,12 +223,12 @@ def test_tokens_stand_on_the_colour_of_what_the_context_did(tmp_path: Path) -> N
     assert "\x1b" not in plain and '"Yes" +2.40' in plain and '" does" -0.80' in plain and "--json" in plain
 
 
-def test_tokens_without_ends_are_those_of_the_steps_model_or_are_not_shown(tmp_path: Path) -> None:
+def test_tokens_without_edges_are_shown_as_numbers(tmp_path: Path) -> None:
     run = carried(tmp_path, [row(1)], "score length")
     with_losses(run, [1.0] * 3, [2.0] * 3, None)
     [tokens] = story(run.folder, "1")["tokens"]
-    assert "text" not in tokens["tokens"][0] and "where its tokens end is not known" in tokens["note"]
-    assert "is not known" in told(story(run.folder, "1"))
+    assert "text" not in tokens["tokens"][0] and "did not keep where its tokens end" in tokens["note"]
+    assert "did not keep" in told(story(run.folder, "1"))
 
 
 def test_a_scorer_that_reads_a_model_is_explained_token_by_token(tmp_path: Path) -> None:
@@ -245,6 +245,23 @@ def test_a_scorer_that_reads_a_model_is_explained_token_by_token(tmp_path: Path)
         # without an opening token the first has no context alone, and is scored in neither pass
         assert one["output"].endswith("".join(token["text"] for token in tokens["tokens"]))
         assert len(tokens["tokens"]) > 1
+
+
+def test_the_tokens_of_every_turn_are_explained(tmp_path: Path) -> None:
+    if "ifd" not in methods.found("score"):
+        pytest.skip("siftune-ifd-scorer is not installed")
+    model = testing.tiny_model(tmp_path / "tiny")
+    said = ["user", "Name a bridge.", "assistant", "Oh.", "user", "And a river?", "assistant", "Certainly, the Rhine."]
+    talk = {"messages": [{"role": role, "content": text} for role, text in zip(said[::2], said[1::2], strict=True)]}
+    run = carried(
+        tmp_path, [talk], "score ifd --keep-token-losses --turns pooled", "score r-ifd --keep-token-losses",
+        model=str(model), template="plain",
+    )  # fmt: skip
+    both, reverse = story(run.folder, "1")["tokens"]
+    assert not both["note"] and not reverse["note"]
+    text = "".join(token["text"] for token in both["tokens"])
+    assert text.endswith(said[-1]) and len(text) > len(said[-1])
+    assert said[5].endswith("".join(token["text"] for token in reverse["tokens"]))
 
 
 # ---- mistakes ----

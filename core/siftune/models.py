@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .prompts import Template
 
 __all__ = [
-    "SHIPPED", "Encoded", "Reader", "count_tokens", "digest", "folder", "reader", "template_of", "tokenizer"
+    "SHIPPED", "Encoded", "Reader", "count_tokens", "digest", "folder", "reader", "tokenizer"
 ]  # fmt: skip
 
 SHIPPED = "siftune.models"  # the entry-point group of models that ship inside a distribution
@@ -121,13 +121,6 @@ def tokenizer(reference: str) -> Any:
 
     path = folder(reference)
     return load_tokenizer(str(path), digest(reference))
-
-
-def template_of(name: str | None, reference: str) -> Template:
-    """The prompt template of this name with this model's tokenizer."""
-    from . import prompts
-
-    return prompts.template(name, tokenizer(reference))
 
 
 def count_tokens(

@@ -7,6 +7,7 @@ import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -322,64 +323,43 @@ def _tokens(
     name = next((c.removesuffix(GIVEN) for c in step["columns"] if c.endswith(GIVEN)), None)
     if name is None or name + ALONE not in step["columns"]:
         return None
-    columns = [name + GIVEN, name + ALONE, *([name + ENDS] if name + ENDS in step["columns"] else [])]
-    rows = _rows(place / "values.parquet", columns, wanted)
+    more = [name + part for part in (EDGES, TURNS, EACH) if name + part in step["columns"]]
+    rows = _rows(place / "values.parquet", [name + GIVEN, name + ALONE, *more], wanted)
     if not rows or rows[0][name + GIVEN] is None:
         return None
-    given, alone = rows[0][name + GIVEN], rows[0][name + ALONE]
-    if len(given) != len(alone):
+    values = {column.removeprefix(name): value for column, value in rows[0].items()}
+    if len(values[GIVEN]) != len(values[ALONE]):
         return None
-    pieces, note = _pieces(step, rows[0].get(name + ENDS), len(given), sample)
-    told = [{"conditioned": a, "alone": b, "helped": b - a} for a, b in zip(given, alone, strict=True)]
+    pieces, note = _pieces(values, sample)
+    told = [{"conditioned": a, "alone": b, "helped": b - a} for a, b in zip(values[GIVEN], values[ALONE], strict=True)]
     for token, piece in zip(told, pieces or (), strict=False):
         token["text"] = piece
     return {"step": step["step"], "column": name, "note": note, "tokens": told}
 
 
-GIVEN, ALONE, ENDS = ".token_losses_conditioned", ".token_losses_alone", ".token_ends"
+GIVEN, ALONE = ".token_losses_conditioned", ".token_losses_alone"
+EDGES, TURNS, EACH = ".token_edges", ".turns.at", ".turns.tokens"
 
 
-def _pieces(
-    step: Mapping[str, Any], ends: Sequence[float] | None, count: int, sample: Sample | None
-) -> tuple[list[str] | None, str]:
-    """The text of each scored token: by the ends that the step kept, else as its tokenizer cuts the text."""
+def _pieces(values: Mapping[str, Any], sample: Sample | None) -> tuple[list[str] | None, str]:
+    """The text of each scored token, by the characters between which the step says that it stands."""
     if sample is None:
         return None, "the text cannot be had"
-    places = [int(end) for end in ends or ()]
-    if places and len(places) == count and places == sorted(places):
+    edges, count = [int(edge) for edge in values.get(EDGES) or ()], len(values[GIVEN])
+    if len(edges) == count + 1:
         # of the two texts that a step may score, the one that the last token ends
-        text = next((t for t in (sample.response, sample.prompt) if len(t) == places[-1]), sample.response)
-        return _cut(text, 0, places), ""
-    try:
-        pieces = _encoded(step["options"], sample)
-    except (UserError, ValueError) as error:
-        return None, f"where its tokens end is not known: {error}"
-    # a limit cuts at the end, so what is there is the beginning
-    if len(pieces) < count:
-        return (
-            None,
-            "where its tokens end is not known: the step did not keep it, and read the text in its own way",
-        )
-    return pieces[:count], ""
+        text = next((t for t in (sample.response, sample.prompt) if len(t) == edges[-1]), sample.response)
+        return _cut(text, edges), ""
+    turns = [(int(at), int(n)) for at, n in zip(values.get(TURNS) or (), values.get(EACH) or (), strict=False)]
+    said = [message["content"] for message in sample.messages if message["role"] == "assistant"]
+    pieces: list[str] = []
+    if turns and len(edges) == count + len(turns):
+        for at, n in turns:
+            pieces += _cut(said[at - 1], edges[: n + 1])
+            edges = edges[n + 1 :]
+    return (pieces, "") if len(pieces) == count else (None, "the step did not keep where its tokens end")
 
 
-def _encoded(options: Mapping[str, Any], sample: Sample) -> list[str]:
-    """The tokens of the response (of all of them where the step reads all) after their context."""
-    from . import encoding, models
-
-    if options.get("reference"):
-        raise ValueError(f"the reference {options['reference']} cuts the text in its own way")
-    words = models.tokenizer(str(options.get("model")))
-    how = models.template_of(options.get("template"), str(options.get("model")))
-    every = how.turns(sample) if options.get("turns", "last") != "last" else [how.pair(sample)]
-    pieces = []
-    for one in every:
-        read, _ = encoding.encode(words, [one], how.special, encoding.UNLIMITED)[0].alone()
-        response = one.text[one.start : one.end]
-        pieces += _cut(response, read.offsets[0][0] if read.offsets else 0, [end for _, end in read.offsets])
-    return pieces
-
-
-def _cut(text: str, start: int, ends: Sequence[int]) -> list[str]:
+def _cut(text: str, edges: Sequence[int]) -> list[str]:
     """The text in pieces. Of the tokens that share a character, all but the first get nothing of it."""
-    return [text[low:high] for low, high in zip([start, *ends[:-1]], ends, strict=True)]
+    return [text[low:high] for low, high in pairwise(edges)]

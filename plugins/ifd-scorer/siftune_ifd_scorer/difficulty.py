@@ -76,6 +76,7 @@ class Difficulty(Method):
             ]
         if self.keep_token_losses:
             columns += [Column(f"{name}.token_losses_{part}", "nats") for part in ("conditioned", "alone")]
+            columns.append(Column(f"{name}.token_edges", "characters"))
         return columns
 
     def range(self) -> Column:
@@ -139,14 +140,14 @@ class Difficulty(Method):
         chosen, ratio = self.combined(turns)
         conditioned = np.concatenate([one[0] for one in chosen])
         alone = np.concatenate([one[1] for one in chosen])
-        cuts = [pair.cut for _, pair in row][-len(chosen) :]
+        read = [pair for _, pair in row][-len(chosen) :]
         each = [(_mean(a), _mean(b)) for a, b in turns]
         return {
             name: ratio,
             f"{name}.loss_conditioned": _mean(conditioned),
             f"{name}.loss_alone": _mean(alone),
             f"{name}.tokens": len(conditioned),
-            f"{name}.cut": sum(cuts),
+            f"{name}.cut": sum(pair.cut for pair in read),
             f"{name}.turns.at": [turn for turn, _ in row],
             f"{name}.turns.ratio": [self.ratio(one) for one in turns],
             f"{name}.turns.loss_conditioned": [a for a, _ in each],
@@ -154,6 +155,7 @@ class Difficulty(Method):
             f"{name}.turns.tokens": [len(one[0]) for one in turns],
             f"{name}.token_losses_conditioned": conditioned,
             f"{name}.token_losses_alone": alone,
+            f"{name}.token_edges": [edge for pair in read for edge in pair.edges()],
         }
 
     def ratio(self, losses: Losses) -> float:

@@ -29,6 +29,12 @@ class Pair:
     alone: Encoded
     cut: int = 0
 
+    def edges(self) -> list[int]:
+        """Characters of the response at which its scored tokens meet, first and last included; none where a
+        reference counts tokens and not characters."""
+        spans = self.conditioned.offsets
+        return [spans[0][0], *(end for _, end in spans)] if spans else []
+
 
 Row = (
     list[tuple[int, Pair]] | str
