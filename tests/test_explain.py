@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import siftune
 from rich.console import Console
-from siftune import Step, UserError, explain, fingerprint, methods, testing
+from siftune import Step, UserError, explain, methods, testing
 from siftune.explain import story
 
 from .conftest import row, write_jsonl
@@ -159,7 +159,6 @@ def test_a_changed_input_is_said_and_a_changed_row_is_not_shown(tmp_path: Path, 
     run = carried(tmp_path, rows, "score toy-partial", TOP)
     data = tmp_path / "pool.jsonl"
     write_jsonl(data, [*rows[:9], row(9) | {"output": "something else"}, *rows[10:]])
-    fingerprint.of_file.cache_clear()
     same = story(run.folder, "4")
     assert same["messages"] and "this row has not" in same["text_note"]
     changed = story(run.folder, "10")

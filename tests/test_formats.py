@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -217,3 +219,41 @@ def test_large_windows_of_zstd_are_read(tmp_path: Path) -> None:
     parameters = zstandard.ZstdCompressionParameters(window_log=26)
     (tmp_path / "a.jsonl.zst").write_bytes(zstandard.ZstdCompressor(compression_params=parameters).compress(text))
     assert len(Pool.read(tmp_path / "a.jsonl.zst")) == 1000
+
+
+def test_zstd_that_is_cut_off_is_not_read_as_if_it_were_whole(tmp_path: Path) -> None:
+    lines = b"".join(json.dumps({**ALPACA, "n": hashlib.sha256(bytes([n])).hexdigest() * 90}).encode() + b"\n"
+                     for n in range(100))  # fmt: skip
+    path = tmp_path / "pool.jsonl.zst"
+    packed = zstandard.ZstdCompressor().compress(lines)
+    path.write_bytes(packed + packed)
+    assert len(Pool.read(path)) == 200  # frame after frame
+    path.write_bytes(packed + packed[:-40])
+    with pytest.raises(UserError, match=r"cannot be read to its end: the file is cut off"):
+        Pool.read(path, on_bad_row="leave-out")
+
+
+def test_a_number_of_thousands_of_digits_is_a_malformed_row(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "pool.jsonl", [ALPACA])
+    path.write_text(path.read_text() + '{"instruction": "a", "output": "b", "n": ' + "9" * 5000 + "}\n")
+    pool = Pool.read(path, on_bad_row="leave-out")
+    assert pool.source is not None and [one["row"] for one in pool.source.rejected] == [2]
+
+
+def test_half_a_surrogate_pair_in_a_column_of_the_input_comes_back_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "pool.jsonl"
+    path.write_text('{"instruction": "a", "output": "é", "note": "\\ud800"}\n')
+    Pool.read(path).write(tmp_path / "out.jsonl")
+    assert json.loads((tmp_path / "out.jsonl").read_text()) == json.loads(path.read_text())
+
+
+def test_a_date_can_be_written_as_json(tmp_path: Path) -> None:
+    table = {**{name: [value] for name, value in ALPACA.items()}, "on": [datetime(2020, 1, 2)]}
+    pq.write_table(pa.table(table), tmp_path / "p.parquet")
+    Pool.read(tmp_path / "p.parquet").write(tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text())[0]["on"] == "2020-01-02 00:00:00"
+
+
+def test_a_row_without_messages_can_be_written_in_another_shape(tmp_path: Path) -> None:
+    Pool.of([{"messages": []}]).write(tmp_path / "out.jsonl", format="alpaca")
+    assert json.loads((tmp_path / "out.jsonl").read_text()) == {"instruction": "", "input": "", "output": ""}

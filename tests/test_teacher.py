@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
 import json
 import os
 import signal
@@ -19,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from siftune import UserError, teacher
+from siftune import UserError, endpoint, teacher
+from siftune.answers import Answers, Kept
 from siftune.teacher import Chat, Request
 
 SCHEMA = {
@@ -89,18 +92,26 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200, {}, {"data": [{"id": "toy"}]})
 
     def answer(self, status: int, headers: dict[str, str], body: Any) -> None:
-        data = (body if isinstance(body, str) else json.dumps(body)).encode()
+        bits = body if isinstance(body, Iterator) else [_bytes(body)]
+        length = {} if isinstance(body, Iterator) else {"Content-Length": str(len(bits[0]))}
         try:
             self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(data))}.items():
+            for name, value in {**length, **headers}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(data)
+            for bit in bits:
+                self.wfile.write(bit)
         except OSError:  # the client is gone, which some tests want
             self.close_connection = True
 
     def log_message(self, *_: Any) -> None:
         pass
+
+
+def _bytes(body: Any) -> bytes:
+    if isinstance(body, bytes):
+        return body
+    return (body if isinstance(body, str) else json.dumps(body)).encode()
 
 
 @contextmanager
@@ -163,11 +174,13 @@ def test_answers_come_as_they_are_ready_and_requests_are_pulled_as_they_can_be_s
         asking = chat.ask(source())
         assert next(asking).key == 0 and pulled == [0]  # the first goes alone
         assert [next(asking).key for _ in range(5)] == [2, 3, 4, 5, 6]
-        assert len(pulled) < 15
         release.set()
-        assert 1 in [next(asking).key for _ in range(6)]
+        for taken, answer in enumerate(asking, 7):
+            assert len(pulled) <= taken + 4  # two that are sent, and two more so that nobody idles
+            if answer.key == 1:
+                break
         asking.close()
-        assert len(pulled) < 30
+        assert 1 not in [answer.key for answer in asking] and answer.key == 1
 
 
 def test_a_busy_server_is_left_in_peace_for_as_long_as_it_says() -> None:
@@ -187,7 +200,6 @@ def test_retry_after_may_be_a_date() -> None:
     assert _retry_after({"retry-after": "soon"}) == 0 == _retry_after({})
 
 
-@pytest.mark.slow  # hangs on how two workers interleave: seen to wait for ever on a crowded machine
 def test_a_server_that_is_only_busy_fails_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(teacher, "TRIES", 2)
     turned_away = 0
@@ -195,33 +207,135 @@ def test_a_server_that_is_only_busy_fails_nobody(monkeypatch: pytest.MonkeyPatch
     def reply(number: int, body: dict[str, Any]) -> Reply:
         nonlocal turned_away
         if body["messages"][-1]["content"] == "say 1" and turned_away < 5:
-            turned_away += 1
             # the one other worker sends its second when it has its first answer
-            until = time.monotonic() + 5
+            until = time.monotonic() + 30
             while len(server.bodies) < number + 3 and time.monotonic() < until:
                 time.sleep(0.001)
+            turned_away += 1
             return refused(429, "later")
         return echo(number, body)
 
+    def source() -> Iterator[Request]:
+        """Requests for as long as the server waits for others than the one that it turns away."""
+        for number in itertools.takewhile(lambda _: turned_away < 5, itertools.count()):
+            yield Request(number, [{"role": "user", "content": f"say {number}"}])
+
     with serving(reply) as server, closing(Chat(server.url, "toy", concurrency=2)) as chat:
-        assert not any(answer.error for answer in chat.ask(requests(100)))
+        assert not any(answer.error for answer in chat.ask(source()))
         assert turned_away == 5
 
 
-def test_trouble_on_the_way_is_tried_again() -> None:
-    troubles: list[Reply] = [
+@pytest.mark.parametrize(
+    "trouble",
+    [
         refused(500, "oops"),
-        (200, {}, "{not json"),
-        (200, {}, {"error": {"message": "upstream timed out"}}),
         (503, {}, "<html>unavailable</html>"),
-    ]
-
+        (200, {}, "{not json"),
+        (200, {}, "[" * 200_000),
+        (200, {}, {"error": {"message": "upstream timed out"}}),
+        (200, {}, {"choices": []}),
+        said("half of it", "error"),
+        said("half of it", "abort"),
+        (200, {"Content-Encoding": "gzip"}, "not packed at all"),
+        (200, {"Content-Length": "1000", "Connection": "close"}, said("cut off")[2]),
+        (500, {"Content-Length": "1000", "Connection": "close"}, "cut off"),
+    ],
+    ids=lambda trouble: str(trouble)[:40],
+)
+def test_trouble_on_the_way_is_tried_again(trouble: Reply, tmp_path: Path) -> None:
     def reply(number: int, body: dict[str, Any]) -> Reply:
-        return troubles[number] if number < len(troubles) else echo(number, body)
+        return trouble if number == 1 else echo(number, body)
+
+    with serving(reply) as server:
+        with closing(Chat(server.url, "toy", tmp_path / "answers.sqlite", concurrency=1)) as chat:
+            assert [answer.text for answer in chat.ask(requests(3))] == ["say 0", "say 1", "say 2"]
+        assert len(server.bodies) == 4
+        with closing(Chat(server.url, "toy", tmp_path / "answers.sqlite")) as chat:
+            assert [answer.text for answer in chat.ask(requests(3))] == ["say 0", "say 1", "say 2"]
+
+
+def test_an_answer_that_is_packed_is_unpacked() -> None:
+    def reply(number: int, body: dict[str, Any]) -> Reply:
+        return 200, {"Content-Encoding": "gzip"}, gzip.compress(_bytes(echo(number, body)[2]))
 
     with serving(reply) as server, closing(Chat(server.url, "toy")) as chat:
         assert [answer.text for answer in chat.ask(requests(1))] == ["say 0"]
-        assert len(server.bodies) == 5
+
+
+def test_a_server_that_sends_blanks_for_ever_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(endpoint, "TIMEOUT", 0.3)
+    monkeypatch.setattr(teacher, "TRIES", 1)
+
+    def blanks() -> Iterator[bytes]:
+        while True:  # until the client is gone
+            time.sleep(0.02)
+            yield b" "
+
+    with serving(lambda *_: (200, {"Content-Length": "1000000"}, blanks())) as server:
+        with closing(Chat(server.url, "toy")) as chat:
+            (answer,) = chat.ask(requests(1))
+    assert answer.error == "no answer in 1 tries: the reply had no end after 0.3 s"
+
+
+@pytest.mark.parametrize("usage", [None, [], {}, {"completion_tokens": "many"}, {"completion_tokens": None}])
+def test_an_answer_counts_though_its_tokens_cannot_be_counted(usage: Any) -> None:
+    with serving(lambda *_: (200, {}, said("yes")[2] | {"usage": usage})) as server:
+        with closing(Chat(server.url, "toy")) as chat:
+            (answer,) = chat.ask(requests(1))
+        assert answer.text == "yes" and answer.tokens == 0 and len(server.bodies) == 1
+
+
+def test_equal_requests_are_sent_once_and_answered_alike() -> None:
+    def reply(number: int, body: dict[str, Any]) -> Reply:
+        if body["messages"][-1]["content"] == "bad":
+            return refused(400, "too long")
+        return said(f"answer {number}")
+
+    same = {"first": 1, "bad": 3, "same": 9}
+    asked = [Request((word, i), [{"role": "user", "content": word}]) for word, n in same.items() for i in range(n)]
+    with serving(reply) as server, closing(Chat(server.url, "toy")) as chat:
+        answers = {answer.key: answer for answer in chat.ask(asked)}
+        assert len(server.bodies) == 3 and set(answers) == {request.key for request in asked}
+    assert {answers["bad", i].error for i in range(3)} == {"HTTP 400: too long"}
+    assert len({answers["same", i].text for i in range(9)}) == 1
+    assert sum(answer.cached for answer in answers.values()) == 8
+
+
+def test_an_asking_that_somebody_still_holds_ends_when_the_client_is_closed() -> None:
+    go_on = threading.Event()
+
+    def reply(number: int, body: dict[str, Any]) -> Reply:
+        if number > 1:
+            go_on.wait(10)
+        return echo(number, body)
+
+    with serving(reply) as server:
+        chat = Chat(server.url, "toy", concurrency=2)
+        asking = chat.ask(requests(50))
+        next(asking), next(asking)
+        until = time.monotonic() + 10
+        while len(server.bodies) < 4 and time.monotonic() < until:  # two under way, and one more waits
+            time.sleep(0.01)
+        chat.close()
+        go_on.set()
+        with pytest.raises(RuntimeError, match="closed before all was asked"):
+            next(asking)
+        for thread in threading.enumerate():
+            if thread.name == "teacher":
+                thread.join(10)
+        assert len(server.bodies) == 4
+        with pytest.raises(RuntimeError, match="closed"):
+            list(chat.ask(requests(1)))
+
+
+def test_a_thread_that_is_gone_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teacher, "LOOK", 0.05)
+    monkeypatch.setattr(Chat, "_work", lambda *_: None)
+    with serving(echo) as server, closing(Chat(server.url, "toy")) as chat:
+        with pytest.raises(RuntimeError, match="has ended before its time"):
+            list(chat.ask(requests(3)))
 
 
 def test_a_request_that_never_works_fails_alone_after_a_bounded_number_of_tries(tmp_path: Path) -> None:
@@ -340,6 +454,25 @@ def test_the_key_comes_from_the_environment_and_is_kept_nowhere(
     assert not any(b"sk-" in file.read_bytes() for file in tmp_path.iterdir())
 
 
+def test_a_key_that_no_header_can_hold_is_not_sent_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-one\nsk-two")
+    with serving(echo) as server, closing(Chat(server.url, "toy")) as chat:
+        with pytest.raises(UserError, match="the key in OPENAI_API_KEY holds a blank") as caught:
+            list(chat.ask(requests(1)))
+        assert "sk-" not in str(caught.value) and not server.bodies
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-one\n")  # as a file ends
+    with serving(echo) as server, closing(Chat(server.url, "toy")) as chat:
+        list(chat.ask(requests(1)))
+        assert server.headers[0]["Authorization"] == "Bearer sk-one"
+
+
+def test_a_server_that_lists_no_models_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Handler, "do_GET", lambda self: self.answer(503, {}, "busy"))
+    with serving(echo) as server, closing(Chat(server.url)) as chat:
+        with pytest.raises(UserError, match=r"name it with --teacher-model\. Asked for its models.* HTTP 503"):
+            list(chat.ask(requests(1)))
+
+
 def test_a_model_need_not_be_named_where_there_is_one() -> None:
     with serving(echo) as server, closing(Chat(server.url)) as chat:
         list(chat.ask(requests(1)))
@@ -374,6 +507,19 @@ def test_a_server_without_schemas_is_told_in_words_and_the_user_once(refuses: tu
         assert '"additionalProperties"' in server.bodies[-1]["messages"][-1]["content"]
     assert len(notes) == len(told)
     assert all(words in note for words, note in zip(told, notes, strict=True))
+
+
+def test_what_is_refused_of_one_request_is_sent_with_the_others() -> None:
+    def reply(number: int, body: dict[str, Any]) -> Reply:
+        if body["messages"][-1]["content"] == "say 3":
+            return refused(400, "this text cannot be used with a grammar at any temperature")
+        return echo(number, body)
+
+    notes: list[str] = []
+    with serving(reply) as server, closing(Chat(server.url, "toy", concurrency=1, say=notes.append)) as chat:
+        answers = {answer.key: answer for answer in chat.ask(requests(6, schema=SCHEMA))}
+        assert [key for key, answer in answers.items() if answer.error] == [3] and not notes
+        assert all("response_format" in body and "temperature" in body for body in server.bodies)
 
 
 def test_a_server_with_its_own_names_for_things_is_followed() -> None:
@@ -469,6 +615,20 @@ def test_a_file_that_is_no_memory_is_named(tmp_path: Path) -> None:
     (tmp_path / "answers.sqlite").write_text("this is a text and no data base" * 10)
     with pytest.raises(UserError, match=r"cannot be kept in .*answers\.sqlite: file is not a database"):
         Chat("http://127.0.0.1:1/v1", "toy", tmp_path / "answers.sqlite")
+
+
+def test_a_memory_that_is_damaged_is_named(tmp_path: Path) -> None:
+    memory = tmp_path / "answers.sqlite"
+    with closing(Answers(memory)) as answers:
+        for number in range(200):
+            answers.put(str(number), Kept("an answer " * 20, "stop", 1))
+    whole = memory.read_bytes()
+    memory.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+    with closing(Answers(memory)) as answers:
+        with pytest.raises(UserError, match=r"cannot be read from .*answers\.sqlite: .*malformed"):
+            answers.get("7")
+        with pytest.raises(UserError, match=r"cannot be kept in .*answers\.sqlite: .*malformed"):
+            answers.put("7", Kept("text", "stop", 1))
 
 
 def test_the_memory_is_shared_between_two_runs_at_once(tmp_path: Path) -> None:

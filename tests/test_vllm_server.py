@@ -223,6 +223,15 @@ def test_nothing_survives_where_the_guard_is_killed(asked: bool, stand_in: Stand
     assert eventually(lambda: not stand_in.alive())
 
 
+def test_nothing_survives_where_the_guard_hangs(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server(stand_in.model, "toy")
+    os.kill(server._guard.pid, signal.SIGSTOP)
+    monkeypatch.setattr(vllm_server, "GRACE", -4.9)  # with the five seconds on top, a short wait for it
+    server.stop()
+    assert eventually(lambda: not stand_in.alive())
+    assert not server._folder.exists()
+
+
 def test_a_python_without_vllm_is_named(stand_in: StandIn) -> None:
     bare = stand_in.folder / "bare-python"
     bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E "$@"\n')

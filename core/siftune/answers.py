@@ -24,7 +24,7 @@ class Answers:
     def __init__(self, path: Path | None) -> None:
         """Open or create the file; without a path they are kept in memory only. Raises UserError if it is no
         such file."""
-        self._lock = threading.Lock()
+        self._lock, self._path = threading.Lock(), path
         try:
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,12 +43,15 @@ class Answers:
             raise UserError(f"the teacher's answers cannot be kept in {path}: {error}") from error
 
     def get(self, key: str) -> Kept | None:
-        """The answer to this request, if there was one."""
-        with self._lock:
-            asked = self._file.execute(
-                "SELECT text, finish_reason, tokens FROM answers WHERE key = ?", (key,)
-            )
-            row = asked.fetchone()
+        """The answer to this request, if there was one. Raises UserError if the file cannot be read."""
+        try:
+            with self._lock:
+                asked = self._file.execute(
+                    "SELECT text, finish_reason, tokens FROM answers WHERE key = ?", (key,)
+                )
+                row = asked.fetchone()
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"the teacher's answers cannot be read from {self._path}: {error}") from error
         return Kept(*row) if row else None
 
     def put(self, key: str, kept: Kept) -> None:
@@ -60,8 +63,8 @@ class Answers:
                 self._file.execute(
                     "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", (key, text, *kept[1:])
                 )
-        except sqlite3.OperationalError as error:
-            raise UserError(f"an answer of the teacher cannot be kept: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"an answer of the teacher cannot be kept in {self._path}: {error}") from error
 
     def close(self) -> None:
         """Close the file."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from . import plan, runfolder
+from . import plan, runfolder, shapes
 from .engine import Engine, State
 from .errors import UserError
 from .hookspecs import HOOKS
@@ -103,6 +103,8 @@ def carry_out(
     progress: Quiet | None = None,
 ) -> Run:
     """Carry out a recipe, then each of its arms into `arms/<name>` of the same folder."""
+    if format:
+        shapes.named(format)
     for step in recipe.steps:
         step.method()
     pool = _read(recipe)

@@ -30,7 +30,7 @@ class Checker:
     def embedding(self, answer: Any, samples: Samples) -> Rows:
         """Vectors `float (n, d)`; float16 stays so, everything else becomes float32."""
         rows, values = self._states(answer, len(samples))
-        vectors = np.asarray(values)
+        vectors = self._array(values)
         if vectors.ndim != 2 or vectors.dtype.kind not in "fiu":
             raise self.fault(f"returned {_described(values)}; embed gives numbers of the shape ({len(samples)}, d)")
         self._count(len(vectors), len(samples))
@@ -59,7 +59,7 @@ class Checker:
         rows, values = self._states(answer, len(samples))
         if not (isinstance(values, tuple) and len(values) == 3):
             raise self.fault(f"returned {_described(values)}; cluster gives (labels, centres, distances)")
-        labels, centres, distances = (np.asarray(one) for one in values)
+        labels, centres, distances = (self._array(one) for one in values)
         self._count(len(labels), len(samples))
         self._count(len(distances), len(samples))
         if centres.ndim != 2 or not np.isfinite(centres).all():
@@ -77,7 +77,8 @@ class Checker:
     def selection(self, answer: Any, samples: Samples) -> Selection:
         """Distinct positions inside the view, weights that are positive, and reasons, all of one length."""
         chosen = answer if isinstance(answer, Selection) else Selection(answer)
-        positions = np.asarray(chosen.positions if len(chosen.positions) else np.empty(0, np.int64))
+        positions = self._array(chosen.positions)
+        positions = positions if positions.size else np.empty(0, np.int64)
         if positions.ndim != 1 or positions.dtype.kind not in "iu":
             raise self.fault(
                 f"returned {_described(chosen.positions)}; select gives whole numbers, the positions to keep"
@@ -93,7 +94,7 @@ class Checker:
             raise self.fault(f"both kept and left out position {min(both)}")
         weights = chosen.weights
         if weights is not None:
-            weights = np.asarray(weights, np.float64)
+            weights = self._array(weights, np.float64)
             self._count(len(weights), len(positions), "weights")
             if not (np.isfinite(weights).all() and (weights > 0).all()):
                 raise self.fault("returned a weight that is not a finite number above 0")
@@ -120,6 +121,12 @@ class Checker:
                 if isinstance(number, (int, float, np.number)) and not np.isfinite(number):
                     raise self.fault(f"returned {number} for the figure {name!r}; leave out what could not be measured")
         return Evaluation(dict(answer.metrics), [dict(item) for item in answer.items])
+
+    def _array(self, value: Any, kind: Any = None) -> Any:
+        try:
+            return np.asarray(value, kind)
+        except (ValueError, TypeError) as error:
+            raise self.fault(f"returned {_described(value)} that is no array: {error}") from error
 
     def _states(self, answer: Any, total: int) -> tuple[Rows, Any]:
         outcome = answer if isinstance(answer, Outcome) else Outcome(answer)
@@ -183,7 +190,7 @@ class Checker:
                 if len(value) and all(isinstance(one, str) for one in value):
                     objects[at] = list(value)
                     continue
-                numbers = np.asarray(value, np.float64)
+                numbers = self._array(value, np.float64)
                 if numbers.ndim != 1 or not np.isfinite(numbers).all():
                     raise self._at(at, samples, f"returned a list for {name!r} that is not of finite numbers")
                 objects[at] = numbers

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -75,17 +77,18 @@ class Budget:
         if self.per is None:
             return self._prefix(order, len(samples), tokens)
         groups = [_group_name(value) for value in samples.column(self.per)]
-        sizes: dict[str, int] = {}
-        for name in groups:
-            sizes[name] = sizes.get(name, 0) + 1
-        named = np.array([groups[int(position)] for position in order], object)
+        sizes = Counter(groups)
+        places: dict[str, list[int]] = {name: [] for name in sizes}
+        for place, position in enumerate(order):
+            places[groups[int(position)]].append(place)
+        counted = cache(tokens)  # all of them at once, however many groups there are
         kept = np.zeros(len(order), bool)
-        over = False
+        over = True
         for name, size in sizes.items():
-            places = np.flatnonzero(named == name)
-            prefix, all_of_it = self._prefix(order[places], size, tokens)
-            kept[places[: len(prefix)]] = True
-            over = over or all_of_it
+            inside = np.array(places[name], np.int64)
+            prefix, all_of_it = self._prefix(order[inside], size, counted)
+            kept[inside[: len(prefix)]] = True
+            over = over and all_of_it
         return order[kept], over
 
     def _prefix(self, order: Array, total: int, tokens: Callable[[], Array]) -> tuple[Array, bool]:
@@ -100,4 +103,5 @@ class Budget:
 def _group_name(value: object) -> str:
     if value is None or value != value:
         return ""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    # every digit: groups may be large numbers
+    return repr(float(value)) if isinstance(value, float) else str(value)

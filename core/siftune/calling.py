@@ -9,7 +9,7 @@ from typing import Any
 
 import pluggy
 
-from . import hookspecs
+from . import fingerprint, hookspecs
 from .errors import UserError
 from .hookspecs import HOOKS, hookimpl
 from .methods import Method, installed
@@ -57,8 +57,13 @@ def observers() -> list[tuple[str, str, Any]]:
 
 def changes(hook: str) -> list[str]:
     """Observers that say of themselves that they change the values of a hook (`changes = ("score",)`): they
-    are part of the fingerprint."""
-    return [f"{source} {name}" for name, source, plugin in observers() if hook in getattr(plugin, "changes", ())]
+    are part of the fingerprint, with their code."""
+    told = []
+    for name, source, plugin in observers():
+        if hook in getattr(plugin, "changes", ()):
+            code: Any = plugin if inspect.ismodule(plugin) else type(plugin)
+            told.append(f"{source} {name} {fingerprint.of_code(code)}")
+    return told
 
 
 @contextmanager

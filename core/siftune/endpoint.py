@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from .teacher import Request
 
 KEYS = ("SIFTUNE_API_KEY", "OPENAI_API_KEY")  # where the key is looked for; the first that is set
-TIMEOUT = 600.0  # seconds for one answer
+TIMEOUT = 600.0  # seconds until an answer begins, and from there to its end
+BROKEN = ("error", "abort")  # reasons why an answer ended that make it none
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 NO_MODEL = re.compile(
     r"(?i)model_not_found|(invalid|unknown|no such) model|model\b[^.]*\b(not exist|not found|not a valid)"
@@ -105,10 +106,10 @@ class Endpoint:
         """`key` is the one of the environment unless given. `alive` raises UserError if a server of ours
         has ended. Raises UserError for a text that is no address."""
         self.url, self._say, self._alive = checked(url), say, alive
-        found = next((os.environ[name] for name in KEYS if os.environ.get(name)), "")
-        self._key = found if key is None else key
+        self._key = _key() if key is None else key
         self.proven = False  # it has answered once
         self._dialect = Dialect()
+        self._taken: set[tuple[Dialect, str, float]] = set()  # forms of a request that it has answered
         self._learning = threading.Lock()
         http = _http()
         try:
@@ -120,8 +121,8 @@ class Endpoint:
                 # a proxy is no way to this very machine
                 trust_env=urlsplit(self.url).hostname not in LOOPBACK,
             )
-        except (http.InvalidURL, ValueError) as error:  # a key may hold what no header may
-            raise UserError(f"{self.url} or its key cannot be used: {self._scrubbed(str(error))}") from None
+        except (http.InvalidURL, ValueError) as error:
+            raise UserError(f"{self.url} cannot be used: {error}") from None
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -134,39 +135,59 @@ class Endpoint:
         """
         while True:
             dialect = self._dialect
+            form = dialect, json.dumps(request.schema), request.temperature
             # escaped, so that a lone surrogate in the data is the server's to refuse and ends no run
-            body = json.dumps(dialect.body(request, model)).encode("ascii")
-            try:
-                response = self._client.post(
-                    "/chat/completions", content=body, headers={"Content-Type": "application/json"}
-                )
-            except _http().TransportError as error:
-                raise self._unreachable(error) from error
+            response = self._posted(json.dumps(dialect.body(request, model)).encode("ascii"))
             if response.is_success:
                 kept = self._read(response)
                 self.proven = True
+                self._taken.add(form)
                 return kept
             said = self._said(response)
-            if response.status_code in (400, 415, 422, 501) and self._learn(dialect, said, request):
+            refused = response.status_code in (400, 415, 422, 501)
+            # where it took this form before, it is this one request that it does not like
+            if refused and form not in self._taken and self._learn(dialect, said, request):
                 continue
             raise self._failure(response, said, model)
+
+    def _posted(self, body: bytes) -> httpx2.Response:
+        """The whole reply. Some servers send blanks for as long as an answer takes, so there is an end to the
+        whole of it and not only to each wait."""
+        http = _http()
+        headers = {"Content-Type": "application/json"}
+        try:
+            with self._client.stream("POST", "/chat/completions", content=body, headers=headers) as reply:
+                end, parts = time.monotonic() + TIMEOUT, []
+                for part in reply.iter_raw():
+                    parts.append(part)
+                    if time.monotonic() > end:
+                        raise Later(f"the reply had no end after {TIMEOUT:g} s")
+                whole: httpx2.Response = http.Response(
+                    reply.status_code, headers=reply.headers, content=b"".join(parts)
+                )
+                return whole
+        except http.DecodingError as error:
+            raise Later(f"the reply cannot be unpacked: {error}") from None
+        except http.TransportError as error:
+            raise self._unreachable(error) from error
 
     def only_model(self) -> str:
         """The model of an endpoint that serves one. Raises UserError if it serves another number."""
         http = _http()
-        names = []
+        names, status = [], ""
         try:
             listed = self._client.get("/models", timeout=30)
             if listed.status_code in (401, 403):
                 raise UserError(self._refused(listed.status_code, self._said(listed), ""))
-            names = [str(one["id"]) for one in listed.json()["data"]] if listed.is_success else []
+            status = "" if listed.is_success else f" Asked for its models, it says HTTP {listed.status_code}."
+            names = [] if status else [str(one["id"]) for one in listed.json()["data"]]
         except http.TransportError as error:
             raise self._unreachable(error, first=True) from error
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError, http.DecodingError):
             pass
         if len(names) == 1:
             return names[0]
-        shown = f" It serves {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}." if names else ""
+        shown = f" It serves {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}." if names else status
         raise UserError(f"{self.url} does not serve exactly one model; name it with --teacher-model.{shown}")
 
     def _learn(self, used: Dialect, said: str, request: Request) -> bool:
@@ -226,10 +247,12 @@ class Endpoint:
             content = choice["message"].get("content") or ""
             if isinstance(content, list):
                 content = "".join(part.get("text", "") for part in content)
-            tokens = int((reply.get("usage") or {}).get("completion_tokens") or 0)
-            return Kept(str(content), str(choice.get("finish_reason") or ""), tokens)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            reason = str(choice.get("finish_reason") or "")
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             raise Later(f"the reply is not one of the chat API: {self._said(response)}") from None
+        if reason in BROKEN:
+            raise Later(f"the server broke the answer off ({reason})")
+        return Kept(str(content), reason, _tokens(reply))
 
     def _said(self, response: httpx2.Response) -> str:
         """The server's own words on what is wrong, on one line and without the key."""
@@ -239,12 +262,28 @@ class Endpoint:
                 if isinstance(body, Mapping) and name in body:
                     body = body[name]
             text = body if isinstance(body, str) else json.dumps(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             text = re.sub(r"<[^>]*>", " ", response.text)
         return self._scrubbed(" ".join(text.split())[:400])
 
     def _scrubbed(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text
+
+
+def _key() -> str:
+    """The key of the environment, or none. Raises UserError for one that no header can hold."""
+    name = next((name for name in KEYS if os.environ.get(name)), KEYS[0])
+    key = os.environ.get(name, "").strip()
+    if not re.fullmatch(r"[!-~]*", key):
+        raise UserError(f"the key in {name} holds a blank or a letter that no key has; was it copied whole?")
+    return key
+
+
+def _tokens(reply: Mapping[str, Any]) -> int:
+    """How many tokens the server says it wrote; 0 where it says nothing that can be counted."""
+    usage = reply.get("usage")
+    count = usage.get("completion_tokens") if isinstance(usage, Mapping) else None
+    return count if isinstance(count, int) else 0
 
 
 def checked(url: str) -> str:

@@ -83,6 +83,8 @@ class State:
         """Put rewrites into play; one that says what a sample in play says already stays out."""
         playing = {self.pool.samples[row].id for row in np.flatnonzero(self.in_play)}
         rows = self.pool.add(samples)
+        if WEIGHT in self.pool.columns:  # those who read it find the number that the table shows
+            self.pool.columns[WEIGHT].values[rows] = 1
         fresh = np.array([sample.id not in playing for sample in samples], bool)
         why = np.array([None if new else "says what a sample in play says already" for new in fresh], object)
         self.readable = np.concatenate([self.readable, fresh])
@@ -145,7 +147,7 @@ class Engine:
         hook = planned.step.hook
         if hook == "evaluate":
             return self._evaluate(planned)
-        rows = np.flatnonzero(self.state.in_play if planned.step.on == "kept" else self.state.readable)
+        rows = np.flatnonzero(self.state.in_play) if planned.step.on == "kept" else self._every()
         if not len(rows):
             raise UserError(f"{planned.label}: no sample is in play; {self._why_empty()}")
         planned.needs = [name for name in planned.needs if self.state.pool.has(name)]  # weights may never have come
@@ -153,6 +155,15 @@ class Engine:
         if hook == "embed" or (hook == "score" and type(planned.method).scope == "rows"):
             return self._row_step(planned, view)
         return self._view_step(planned, view)
+
+    def _every(self) -> Array:
+        """What `--on all` hands over: everything readable, and of equal rows the first."""
+        rows = np.flatnonzero(self.state.readable)
+        if self.recipe.data.keep_duplicates:
+            return rows
+        # a rewrite in play may say what an original out of play says
+        _, first = np.unique(self.state.pool.group[rows], return_index=True)
+        return rows[np.sort(first)]
 
     def _doubts(self, done: Done) -> list[str]:
         """What is doubtful about the distribution of a score, over the rows that the step was given."""
@@ -185,22 +196,23 @@ class Engine:
             run = self._context(planned, self.store.view(mark))
             if len(missing):
                 self._compute(planned, distinct, keys, missing, rows, run)
+            # while it is ours: another run may use the same folder as soon as we let go
+            shutil.rmtree(run.folder, ignore_errors=True)
         target = self.folder / planned.folder / f"{planned.step.column}.npy" if hook == "embed" else None
         loaded, made = rows.load(keys, target)
-        done = self._done(planned, mark, given=len(distinct), found=len(distinct) - len(missing), computed=len(missing))
+        done = self._done(planned, mark, given=len(view), found=len(view) - len(missing), computed=len(missing))
         if len(made) > 1:
             told = " and ".join(sorted(", ".join(one) for one in made))
             done.warnings.append(f"values were computed with {told}; they agree to rounding only")
         done.figures |= run.figures
         self._gate(planned, loaded, distinct)
         suffix = None
-        if any(name.startswith("input.") for name in planned.needs) or any(h.suffix is not None for h in helds):
+        if any("-" in key for key in keys):
             suffix = np.full(len(pool), "", object)
             suffix[distinct.rows] = [key.partition("-")[2] for key in keys]
             leaders = _leaders(pool, distinct.rows)
             suffix = np.where(leaders >= 0, suffix[leaders], "")
-        self._spread(done, distinct.rows, loaded, mark, suffix)
-        shutil.rmtree(self.store.view(mark), ignore_errors=True)
+        self._spread(done, view.rows, distinct.rows, loaded, mark, suffix)
         return done
 
     def _compute(
@@ -232,22 +244,30 @@ class Engine:
         keys = fingerprint.row_keys(view.ids, view.rows, helds, len(pool))
         # a sample that is in play twice has two rows of its own
         keys = _numbered(keys)
-        key = fingerprint.digest(self._fingerprint(planned, by_row=False), keys)
+        key = fingerprint.digest(self._fingerprint(planned, by_row=False), keys, *_kinship(view))
         folder = self.store.view(key)
         with self.store.claimed(key):
-            complete = (folder / "step.json").is_file()
+            warnings: list[str] = []
+            complete = self._complete(planned, folder, keys, view)
             self.progress.start(planned.label, len(view), 0 if complete else len(view))
             if not complete:
                 run = self._context(planned, folder)
                 self.store.name(folder, planned.label)
-                extra = self._call_view(planned, view, keys, folder, run)
-                write_json(folder / "step.json", {"step": planned.label, "figures": run.figures, **extra})
+                try:
+                    extra = self._call_view(planned, view, keys, folder, run)
+                    write_json(folder / "step.json", {"step": planned.label, "figures": run.figures, **extra})
+                except UserError as error:
+                    # a teacher that is gone by now takes away nothing that was good enough before
+                    if not (folder / "step.json").is_file():
+                        raise
+                    complete = True
+                    warnings.append(f"what failed could not be tried again: {error}")
         told = json.loads((folder / "step.json").read_text(encoding="utf-8"))
         done = self._done(
             planned, key, given=len(view), found=len(view) * complete, computed=len(view) * (not complete)
         )
         done.figures = told["figures"]
-        done.warnings += told.get("warnings", [])
+        done.warnings += told.get("warnings", []) + warnings
         if hook == "train":
             done.model = Trained(folder / told["model"], told["base"], told["kind"], told["figures"])
             self.state.models[done.model.kind] = (done.model, key)
@@ -257,9 +277,10 @@ class Engine:
         if hook == "select":
             self._keep(done, planned, view, loaded, key)
         elif hook == "reflect":
-            lines = (folder / "rewrites.jsonl").read_text(encoding="utf-8").splitlines()
+            # what ends a line of Unicode may stand inside a text
+            lines = (folder / "rewrites.jsonl").read_text(encoding="utf-8").split("\n")
             self._mark(done, view.rows, loaded)
-            self.state.add([_rewrite(json.loads(line)) for line in lines])
+            self.state.add([_rewrite(json.loads(line), planned.label) for line in lines if line])
             done.states = np.concatenate([done.states, np.zeros(len(self.state.pool) - len(done.states), np.int8)])
             done.reasons = np.concatenate(
                 [done.reasons, np.full(len(self.state.pool) - len(done.reasons), None, object)]
@@ -267,21 +288,39 @@ class Engine:
         else:
             if hook == "cluster":
                 done.figures["centres"] = str(folder / "centres.npy")
-            self._spread(done, view.rows, loaded, key, None)
+            self._spread(done, view.rows, view.rows, loaded, key, None)
         return done
+
+    def _complete(self, planned: Planned, folder: Path, keys: list[str], view: Samples) -> bool:
+        """Whether a view step is in the store. One that too many rows failed in, for this run, is tried again, and
+        a reflecting one where any did: what the teacher answered is kept, so that only the rest is asked."""
+        if not (folder / "step.json").is_file():
+            return False
+        if planned.step.hook in ("train", "select"):
+            return True
+        values = RowStore(folder / "values")
+        try:
+            self._gate(planned, values.load(keys)[0], view)
+        except CoverageError:
+            (folder / "step.json").unlink()
+            return False
+        return planned.step.hook != "reflect" or not len(values.missing(keys))
 
     def _call_view(
         self, planned: Planned, view: Samples, keys: list[str], folder: Path, run: Context
     ) -> dict[str, Any]:
         hook, checker, source = planned.step.hook, planned.checker(), planned.found.source
         values = RowStore(folder / "values")
-        shutil.rmtree(values.folder, ignore_errors=True)
+        if hook != "reflect":
+            shutil.rmtree(values.folder, ignore_errors=True)
         drain = partial(stream.take, samples=view, checker=checker, run=run) if hook == "reflect" else None
         call = calling.caller(hook, planned.method, planned.label, source, drain)
         budget = Budget.parse(planned.step.budget or "100%").for_view(view)
         answer = call(samples=view, budget=budget, run=run)
         if hook == "train":
             trained = checker.trained(answer)
+            if not trained.folder.resolve().is_relative_to(folder.resolve()):
+                raise checker.fault(f"left its model in {trained.folder}; it belongs into run.folder")
             inside = trained.folder.resolve().relative_to(folder.resolve())
             run.figures |= trained.figures
             return {"model": str(inside), "base": trained.base, "kind": trained.kind}
@@ -289,6 +328,8 @@ class Engine:
             assert isinstance(answer, stream.Rewrites)
             run.note(rewrites=len(answer.samples), already_good=answer.already_good)
             self._gate(planned, answer.rows, view)
+            (folder / "step.json").unlink(missing_ok=True)
+            shutil.rmtree(values.folder, ignore_errors=True)  # not before: the earlier result may have to do
             text = "".join(json.dumps(_told(sample), ensure_ascii=False) + "\n" for sample in answer.samples)
             (folder / "rewrites.jsonl").write_text(text, encoding="utf-8")
             values.add(keys, answer.rows, _made_with(planned.method))
@@ -341,6 +382,7 @@ class Engine:
         kept = np.flatnonzero(np.isfinite(rank))
         if planned.step.on == "all":
             state.weight[:] = 1
+            state.pool.columns.pop(WEIGHT, None)
         state.in_play[:] = False
         state.rank[:] = np.nan
         state.in_play[view.rows[kept]] = True
@@ -348,8 +390,9 @@ class Engine:
         weighted = np.isfinite(weight)
         state.weight[view.rows[weighted]] *= weight[weighted]
         if weighted.any():
-            state.pool.columns.pop(WEIGHT, None)
-            state.pool.attach(Held(Column(WEIGHT), state.weight.copy(), origin=key, step=planned.label))
+            before = state.pool.columns.pop(WEIGHT, None)  # weights multiply
+            origin = key if before is None else fingerprint.digest(before.origin, key)
+            state.pool.attach(Held(Column(WEIGHT), state.weight.copy(), origin=origin, step=planned.label))
         done.kept = view.rows[kept[np.argsort(rank[kept])]]
         done.figures["kept"] = len(kept)
         if not len(kept):
@@ -388,18 +431,19 @@ class Engine:
             columns[name] = held.origin or name
         told = [self._identity, sorted(calling.changes(step.hook))]
         if step.hook == "select":
-            told += (
-                [str(step.budget), planned.student or "", planned.student_template]
-                if "tokens" in str(step.budget)
-                else [str(step.budget)]
-            )
+            told.append(str(step.budget))
+            if planned.student:
+                from . import models
+
+                counts = fingerprint.of_core(("budget", "models", "prompts"))
+                told += [models.digest(planned.student), planned.student_template, counts]
         return fingerprint.of_step(
             step.hook, step.name, planned.found.package, planned.method, fingerprint.digest(told), columns
         )
 
     def _model_digest(self, method: Method) -> str:
         """The content of the model that a method reads, and of the one that its teacher serves."""
-        named = [model] if isinstance(model := getattr(method, "model", None), str) else []
+        named = [*([model] if isinstance(model := getattr(method, "model", None), str) else []), *method.also_reads()]
         if isinstance(teacher := getattr(method, "teacher", None), str) and teacher.startswith("vllm:"):
             from .teacher import served
 
@@ -424,16 +468,18 @@ class Engine:
         done.states[rows] = loaded.states
         done.reasons[rows] = loaded.reasons
 
-    def _spread(self, done: Done, rows: Array, loaded: Rows, origin: str, suffix: Array | None) -> None:
-        """Attach columns to the pool: equal rows share one value."""
+    def _spread(
+        self, done: Done, given: Array, rows: Array, loaded: Rows, origin: str, suffix: Array | None
+    ) -> None:
+        """Attach columns to the pool: equal rows share one value, and those that were given have a state."""
         pool, step = self.state.pool, done.planned.step
         leader = _leaders(pool, rows)  # for every row of the pool, the row that was computed for it, or -1
         place = np.full(len(pool), -1)
         place[rows] = np.arange(len(rows))
         index = np.where(leader >= 0, place[leader], -1)
         there = index >= 0
-        done.states[there] = loaded.states[index[there]]
-        done.reasons[there] = loaded.reasons[index[there]]
+        done.states[given] = loaded.states[index[given]]
+        done.reasons[given] = loaded.reasons[index[given]]
         for column, own in zip(done.planned.gives, _own_names(done.planned), strict=True):
             values = loaded.columns[own]
             if values.ndim == 2:
@@ -498,17 +544,25 @@ def _numbered(keys: list[str]) -> list[str]:
     return numbered
 
 
+def _kinship(view: Samples) -> list[Any]:
+    """Who descends from whom: families hang on it, and ids do not tell."""
+    if all(sample.parent is None for sample in view.pool.samples):
+        return []
+    roots = view.pool.roots()
+    return [[[sample.parent for sample in view], [roots[row] for row in view.rows]]]
+
+
 def _told(sample: Sample) -> dict[str, Any]:
     return {
         "messages": list(sample.messages),
         "split": sample.split,
         "parent": sample.parent,
-        "made_by": sample.made_by,
     }
 
 
-def _rewrite(told: dict[str, Any]) -> Sample:
-    return Sample(tuple(told["messages"]), told["split"], told["parent"], told["made_by"])
+def _rewrite(told: dict[str, Any], label: str) -> Sample:
+    # another run may call the step by another name
+    return Sample(tuple(told["messages"]), told["split"], told["parent"], label)
 
 
 def _made_with(method: Method) -> dict[str, str]:

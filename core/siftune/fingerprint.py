@@ -23,17 +23,22 @@ def digest(*parts: Any) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-@cache
 def of_file(path: Path) -> str:
     """Hash of a file's content."""
+    about = path.stat()
+    return _of_content(path, about.st_size, about.st_mtime_ns)
+
+
+@cache
+def _of_content(path: Path, size: int, modified: int) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 @cache
-def of_code(kind: type[Method]) -> str:
-    """Hash of every file of the plugin that a method comes from, prompts and data files included."""
-    top = kind.__module__.partition(".")[0]
+def of_code(kind: Any) -> str:
+    """Hash of every file of the plugin that a class (or a module) comes from, prompts and data files included."""
+    top = getattr(kind, "__module__", kind.__name__).partition(".")[0]
     spec = importlib.util.find_spec(top) if top != "__main__" else None
     if spec is not None and spec.submodule_search_locations:
         root = Path(next(iter(spec.submodule_search_locations)))
@@ -56,11 +61,16 @@ def of_step(hook: str, name: str, package: str, method: Method, model: str, colu
     """The fingerprint of a step. `model` identifies the model it reads; `columns` maps each column that it
     needs to where that came from. The device is no part of it: the same numbers are wanted everywhere."""
     named = {k: v for k, v in method.options().items() if k not in ("device", "model")}
-    files = {k: _file_digest(v) for k, v in named.items() if isinstance(v, Path)}
+    files: dict[str, Any] = {k: _file_digest(v) for k, v in named.items() if isinstance(v, Path)}
+    files |= {k: list(map(_file_digest, v)) for k, v in named.items() if _are_paths(v)}
     told = {k: sorted(map(str, v)) if isinstance(v, set) else v for k, v in named.items() if k not in files}
     kind: Any = type(method)  # the hash of the class, which mypy takes for that of its instances
     code = (of_code(kind), of_core(type(method).uses))
     return digest(hook, name, package, told, files, code, model, sorted(columns.items()))
+
+
+def _are_paths(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, Path) for one in value)
 
 
 def _file_digest(path: Path) -> str:
@@ -71,17 +81,21 @@ def _file_digest(path: Path) -> str:
 
 
 def row_keys(ids: list[str], rows: Array, helds: Iterable[Held], total: int) -> list[str]:
-    """What the store files each row under: its id, and a hash of the `input.*` values that the step sees
-    with it, so that added rows cost themselves and a changed value costs its row."""
+    """What the store files each row under: its id, a hash of the `input.*` values that the step sees with it,
+    and which of its columns have no value there, so that added rows cost themselves, a changed value costs its
+    row, and so does one that came later (of a request that failed, of a row that was out of play)."""
     keys = list(ids)
-    for held in helds:
+    for number, held in enumerate(helds):
         if held.about.name.startswith("input."):
             suffixes: Iterable[str] = (digest(_plain(value))[:12] for value in held.at(rows, total))
-        elif held.suffix is not None:
-            suffixes = held.suffix[rows]
         else:
-            continue
-        keys = [f"{key}-{suffix}" for key, suffix in zip(keys, suffixes, strict=True)]
+            known = held.known(rows)
+            if held.suffix is None and known.all():
+                continue
+            above = held.suffix[rows] if held.suffix is not None else [""] * len(rows)
+            told = zip(above, known, strict=True)
+            suffixes = (f"{number}{'' if there else 'none'}:{one}" if one or not there else "" for one, there in told)
+        keys = [f"{key}-{suffix}" if suffix else key for key, suffix in zip(keys, suffixes, strict=True)]
     return keys
 
 

@@ -179,8 +179,41 @@ def _opened(file: Path) -> Any:
     if file.suffix == ".zst":
         import zstandard
 
-        return io.BufferedReader(zstandard.ZstdDecompressor(max_window_size=2**31).stream_reader(file.open("rb")))
+        return io.BufferedReader(_Zstd(file.open("rb"), zstandard.ZstdDecompressor(max_window_size=2**31)))
     return file.open("rb")
+
+
+class _Zstd(io.RawIOBase):
+    """What a zstd file says, frame after frame. A frame that is cut off is an EOFError; the library's own reader
+    takes it for the end."""
+
+    def __init__(self, file: IO[bytes], decompressor: Any) -> None:
+        self.file, self.decompressor = file, decompressor
+        self.frame: Any = None
+        self.packed, self.plain = b"", b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: Any) -> int:
+        while not self.plain:
+            self.packed = self.packed or self.file.read(1 << 16)
+            if not self.packed and self.frame is None:
+                return 0
+            if not self.packed:
+                raise EOFError("the file is cut off")
+            self.frame = self.frame or self.decompressor.decompressobj()
+            self.plain = self.frame.decompress(self.packed)
+            self.packed = self.frame.unused_data
+            if self.frame.eof:
+                self.frame = None
+        count = min(len(into), len(self.plain))
+        into[:count], self.plain = self.plain[:count], self.plain[count:]
+        return count
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
 
 
 def _json(stream: IO[bytes], path: str) -> Iterator[tuple[int, Any]]:
@@ -230,6 +263,8 @@ def _json_lines(head: bytes, stream: IO[bytes]) -> Iterator[tuple[int, Any]]:
             problem = BadRow(f"is not JSON: column {error.colno}: {error.msg}")
         except RecursionError:
             problem = BadRow("is nested too deeply to be read")
+        except ValueError as error:  # a number with thousands of digits
+            problem = BadRow(f"cannot be read: {str(error).partition(';')[0]}")
         if problem is not None:
             problem.__context__ = ValueError(line[:200].decode("utf-8", "backslashreplace"))
             yield number, problem
@@ -300,14 +335,20 @@ def write(pool: Pool, path: Path, rows: Iterable[int], format: str = "") -> Path
             ) from error
         return path
     if name.endswith(".json"):
-        text = json.dumps(written, ensure_ascii=False, indent=2) + "\n"
-        data: Iterable[bytes] = [text.encode()]
+        data: Iterable[bytes] = [_encoded(written, indent=2)]
     else:
-        data = ((json.dumps(row, ensure_ascii=False, default=str) + "\n").encode() for row in written)
+        data = (_encoded(row) for row in written)
     with _writing(path) as stream:
         for chunk in data:
             stream.write(chunk)
     return path
+
+
+def _encoded(value: Any, indent: int | None = None) -> bytes:
+    try:
+        return (json.dumps(value, ensure_ascii=False, indent=indent, default=str) + "\n").encode()
+    except UnicodeEncodeError:  # half a surrogate pair in a column that is not ours: escaped, as it was read
+        return (json.dumps(value, ensure_ascii=True, indent=indent, default=str) + "\n").encode()
 
 
 def _same_keys(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -63,12 +63,17 @@ class Method:
     def needs(self) -> Sequence[str]:
         """Columns that the hook reads, `input.NAME` for one that the rows came with. Only these can be read.
 
-        A name that ends in "?" is read where the column exists and may be absent.
+        A name that ends in "?" is read where the column exists and may be absent; a pattern such as "style.*"
+        is as many columns as there are, and at least one.
         """
         return ()
 
     def gives(self) -> Sequence[Column]:
         """Columns that a scorer makes, named after the method; by default one of the method's name."""
+        return ()
+
+    def also_reads(self) -> Sequence[str]:
+        """Models besides `model` that the values hang on: looked for before the run, fingerprinted by content."""
         return ()
 
     def __reduce__(self) -> tuple[Any, ...]:

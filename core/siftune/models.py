@@ -100,7 +100,8 @@ def digest(reference: str) -> str:
     path = folder(reference)
     if HUB.fullmatch(reference) and path.parent.name == "snapshots":
         return f"{reference.partition('@')[0]}@{path.name}"
-    found = sorted({file for pattern in READ for file in path.rglob(pattern) if file.is_file()})
+    # a ranker may come as tensors that torch has pickled; such a file is hashed, and never fetched
+    found = sorted({file for one in (*READ, "pytorch_model.bin") for file in path.rglob(one) if file.is_file()})
     total = hashlib.blake2b(digest_size=16)
     for file in found:
         about = file.stat()

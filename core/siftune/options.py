@@ -120,13 +120,17 @@ class Option:
         try:
             if self.many:
                 values = value if isinstance(value, (list, tuple)) else [value]
-                return [self.kind.convert(one, None, None) for one in values]
+                return [_placed(self.kind.convert(one, None, None), base) for one in values]
             if value is None:
                 return None
             checked = self.kind.convert(value, None, None)
         except click.BadParameter as error:
             raise UserError(f"Invalid value for '{self.spelled}': {error.message}") from None
-        return base / checked if isinstance(checked, Path) else checked
+        return _placed(checked, base)
+
+
+def _placed(value: Any, base: Path) -> Any:
+    return base / value if isinstance(value, Path) else value
 
 
 def of(kind: type[Method]) -> dict[str, Option]:

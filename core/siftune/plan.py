@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,10 @@ from .samples import FAMILY, Column
 
 # Made by a select that weights what it keeps; there or not, which only the run can tell.
 WEIGHT = "weight"
+# What `table.parquet`, the folders of the steps and the store say of every row.
+TAKEN = frozenset(
+    ("id", "row", "parent", "made_by", "status", "reason", "kept", "rank", WEIGHT, "key", "state", FAMILY)
+)
 
 
 @dataclass
@@ -102,7 +107,7 @@ def plan_method(number: int, step: Step, method: Method, found: Found, defaults:
     one.needs = _needs(one, known)
     one.gives = _gives(one)
     for column in one.gives:
-        if column.name in known.columns and column.name != WEIGHT:
+        if column.name in known.columns:
             raise UserError(
                 f"{one.label} makes the column {column.name!r}, which {known.columns[column.name]} makes already; "
                 "give it another name: --as NAME"
@@ -173,22 +178,23 @@ def _require(one: Planned) -> None:
         raise UserError(f"{one.label} needs a {name.replace('_', ' ')}: {flag} {example}, for the run or for the step")
     for name in ("dtype", "device", "template"):
         _check_word(one, name)
-    model = getattr(one.method, "model", None)
-    if isinstance(model, str):
-        from . import models
+    for model in (getattr(one.method, "model", None), *one.method.also_reads()):
+        if isinstance(model, str):
+            from . import models
 
-        try:
-            models.folder(model)
-        except UserError as error:
-            raise UserError(f"{one.label}: {error}") from None
+            try:
+                models.folder(model)
+            except UserError as error:
+                raise UserError(f"{one.label}: {error}") from None
     teacher = getattr(one.method, "teacher", None)
     if isinstance(teacher, str):
         from .teacher import check as check_teacher
 
         check_teacher(teacher)
     for name, value in one.method.options().items():
-        if isinstance(value, Path) and not value.exists():
-            raise UserError(f"{one.label}: --{name.rstrip('_').replace('_', '-')}: there is no file {value}")
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, Path) and not path.exists():
+                raise UserError(f"{one.label}: --{name.rstrip('_').replace('_', '-')}: there is no file {path}")
 
 
 def _check_word(one: Planned, name: str) -> None:
@@ -207,7 +213,14 @@ def _check_word(one: Planned, name: str) -> None:
 
 def _needs(one: Planned, known: Known) -> list[str]:
     needed = []
+    every = [*(name for name in known.columns if name != FAMILY), *(f"input.{name}" for name in known.inputs)]
     for name in one.method.needs():
+        if "*" in name:  # "style.*" is as many columns as there are
+            matching = fnmatch.filter(every, name)
+            if not matching:
+                raise UserError(f"{one.label} needs columns like {name!r}, and no earlier step makes one")
+            needed += matching
+            continue
         plain = name.removesuffix("?")
         there = plain in known.columns or (plain.startswith("input.") and plain[6:] in known.inputs)
         if there:
@@ -239,6 +252,10 @@ def _columns_hint(name: str, known: Known) -> str:
 
 def _gives(one: Planned) -> list[Column]:
     step = one.step
+    if step.hook in ("embed", "cluster", "score") and step.column in TAKEN:
+        raise UserError(
+            f"{one.label}: {step.column!r} is what the table says of every row; give another name: --as NAME"
+        )
     if step.hook == "embed":
         return [Column(step.column)]
     if step.hook == "cluster":

@@ -17,6 +17,7 @@ from .hookspecs import HOOKS
 from .methods import Found, Method, found, load
 
 ON = ("kept", "all")
+ON_BAD_ROW = ("stop", "leave-out")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Step:
             Budget.parse(budget)
         if as_ is not None and hook not in ("embed", "cluster", "score"):
             raise UserError(f"{self.label}: --as names the column of embed, cluster or score")
-        if as_ is not None and not as_.replace("-", "_").replace(".", "_").isidentifier():
+        if as_ is not None and not as_.replace("-", "_").isidentifier():
             raise UserError(f"{self.label}: {as_!r} cannot be a column; use letters, digits, '-' and '_'")
 
     @staticmethod
@@ -85,6 +86,16 @@ class Step:
         """The method with its options. Raises UserError for a wrong one."""
         return options.build(self.kind(), self.options, self.label, self.base)
 
+    def from_here(self) -> Step:
+        """The same with every path among its options made absolute."""
+        known = {option.key: option for option in options.of(self.kind()).values() if option.is_path}
+        moved = {
+            key: absolute(known[key.rstrip("_")].check(value, self.base))
+            for key, value in self.options.items()
+            if key.rstrip("_") in known
+        }
+        return replace_step(self, **moved)
+
     def table(self) -> dict[str, Any]:
         """The step as a recipe writes it."""
         table: dict[str, Any] = {self.hook: self.name}
@@ -110,11 +121,14 @@ class Step:
         hook, rest = hooks[0], {key: value for key, value in table.items() if key != hooks[0]}
         if not isinstance(table[hook], str):
             raise UserError(f'{where}: {hook} takes the name of a method, as in {hook} = "NAME"')
+        for key in ("on", "as", "name"):
+            if not isinstance(rest.get(key, ""), str):
+                raise UserError(f"{where}: {key} is a text, not {rest[key]!r}")
         if isinstance(rest.get("budget"), bool) or not isinstance(rest.get("budget", ""), (str, int, float)):
             raise UserError(f'{where}: budget is a number or a text such as "5%"')
         own = {"on": rest.pop("on", "kept"), "as_": rest.pop("as", None), "budget": rest.pop("budget", None)}
         label = rest.pop("name", "")
-        for key in ("on", "hook", "base", "label"):
+        for key in ("self", "hook", "base", "label", "as_"):
             if key in rest:
                 raise UserError(f"{where}: {hook} {table[hook]} has no option {key!r}")
         return Step(hook, table[hook], label=label, base=base, **own, **rest)
@@ -139,6 +153,10 @@ class Defaults:
     device: str | None = None
     min_coverage: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.min_coverage is not None and not 0 <= self.min_coverage <= 1:
+            raise UserError(f"min-coverage is a share between 0 and 1, not {self.min_coverage:g}")
+
 
 @dataclass(frozen=True)
 class Data:
@@ -149,6 +167,13 @@ class Data:
     on_bad_row: str = "stop"
     limit: int | None = None
     keep_duplicates: bool = False
+
+    def __post_init__(self) -> None:
+        if self.on_bad_row not in ON_BAD_ROW:
+            hint = suggestion(self.on_bad_row, ON_BAD_ROW)
+            raise UserError(f"on-bad-row is {' or '.join(ON_BAD_ROW)}, not {self.on_bad_row!r}.{hint}")
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"limit is a number of rows, at least 1, not {self.limit}")
 
 
 @dataclass(frozen=True)
@@ -216,6 +241,8 @@ class Recipe:
             place = f"{where}: arm {number}"
             if not isinstance(rest.get("name"), str):
                 raise UserError(f"{place} needs a name")
+            if not isinstance(rest.get("replace", ""), str):
+                raise UserError(f"{place}: replace is a text, not {rest['replace']!r}")
             arms.append(
                 Arm(
                     rest.pop("name"),
@@ -243,8 +270,10 @@ class Recipe:
         Path(path).write_text(toml(self.from_here().tables()), encoding="utf-8")
 
     def from_here(self) -> Recipe:
-        """The same with every path of its data made absolute."""
-        return replace(self, data=replace(self.data, path=tuple(_absolute(one) for one in self.data.path)))
+        """The same with every path of its data and of its steps' options made absolute."""
+        data = replace(self.data, path=tuple(_located(one) for one in self.data.path))
+        arms = tuple(replace(arm, step=arm.step.from_here()) for arm in self.arms)
+        return replace(self, data=data, steps=tuple(step.from_here() for step in self.steps), arms=arms)
 
     def arm(self, arm: Arm) -> Recipe:
         """The recipe of one arm: one step exchanged, its budget taken over, and no arms of its own."""
@@ -283,12 +312,21 @@ def toml(tables: Mapping[str, Any]) -> str:
 
 
 def replace_step(step: Step, **changes: Any) -> Step:
-    """The step with some of its own settings exchanged."""
+    """The step with some of its settings or options exchanged."""
     own = {"on": step.on, "as_": step.as_, "budget": step.budget, "label": step.label, "base": step.base}
-    return Step(step.hook, step.name, **(own | changes), **dict(step.options))
+    settings = own | {key: value for key, value in changes.items() if key in own}
+    given = {**step.options, **{key: value for key, value in changes.items() if key not in own}}
+    return Step(step.hook, step.name, **settings, **given)
 
 
-def _absolute(path: str) -> str:
+def absolute(value: Any) -> Any:
+    """An option with its paths as texts that say the same from any place."""
+    if isinstance(value, list):
+        return [absolute(one) for one in value]
+    return str(value.absolute()) if isinstance(value, Path) else value
+
+
+def _located(path: str) -> str:
     return path if "://" in path else str(Path(path).expanduser().absolute())
 
 

@@ -21,7 +21,7 @@ from . import fingerprint
 from .engine import Done, State
 from .errors import UserError
 from .plan import Planned
-from .recipe import Recipe, toml
+from .recipe import Recipe, absolute, toml
 from .samples import Array
 from .store import FAILED, LEFT_OUT, OK, write_json, written
 
@@ -31,23 +31,31 @@ LONGEST_TEXT = 200  # in the table; longer texts stay in the step's own folder
 
 
 def next_free(name: str, parent: Path = Path("runs")) -> Path:
-    """`runs/<recipe>-<n>`, the first that is not there."""
+    """`runs/<recipe>-<n>`, the first that is not there; an empty folder."""
     number = 1
-    while (parent / f"{name}-{number}").exists():
-        number += 1
-    return parent / f"{name}-{number}"
+    parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            # made at once, so that two runs that begin together do not take the same
+            (parent / f"{name}-{number}").mkdir()
+            return parent / f"{name}-{number}"
+        except FileExistsError:
+            number += 1
 
 
 def prepare(folder: Path, recipe: Recipe, overwrite: bool = False) -> None:
     """Make the folder, or go on in it if it holds the same recipe. Raises UserError for another one."""
     mark = asked(recipe)
     manifest = folder / MANIFEST
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; name another folder: --out DIR")
+    # a run that was killed before it wrote anything may leave a file that was never renamed
+    if folder.exists() and any(not path.name.endswith(".tmp") for path in folder.iterdir()):
         if not manifest.is_file():
             raise UserError(f"{folder} is there and is no run of siftune; name another folder: --out DIR")
         before = json.loads(manifest.read_text(encoding="utf-8"))
         if overwrite:
-            shutil.rmtree(folder)
+            _clear(folder)
         elif before.get("asked") != mark:
             raise UserError(f"{folder} holds a run of another recipe; name another folder, or replace it: --overwrite")
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,9 +63,21 @@ def prepare(folder: Path, recipe: Recipe, overwrite: bool = False) -> None:
         write_json(manifest, {"asked": mark, "state": "running", "started": _now()})
 
 
+def _clear(folder: Path) -> None:
+    """Delete a run, its manifest last: a kill in between leaves what is still known for one."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == MANIFEST):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 def asked(recipe: Recipe) -> str:
-    """What tells one recipe from another: everything that the user wrote."""
-    return fingerprint.digest(recipe.tables())
+    """What tells one recipe from another: everything that the user wrote, wherever it was called from, but how
+    many failures are accepted, which may be said when they are known."""
+    tables = recipe.from_here().tables()
+    tables.get("run", {}).pop("min_coverage", None)
+    return fingerprint.digest(tables)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -72,12 +92,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def write(folder: Path, recipe: Recipe, plan: Sequence[Planned], state: State, format: str = "") -> dict[str, Any]:
     """Write everything that DESIGN promises of a run folder, and give the manifest."""
     before = read_manifest(folder)
+    write_json(folder / MANIFEST, before | {"state": "running"})  # what follows replaces file after file
     _lock(folder / "recipe.toml", recipe, plan)
     steps = [_step(folder, done, state) for done in state.done]
     write_table(folder / "table.parquet", state)
     pool = state.pool
     if len(pool):
-        pool.write(folder / "selected.jsonl", kept_rows(state), format)
+        fresh = pool.write(folder / ".selected.jsonl", kept_rows(state), format)
+        os.replace(fresh, folder / "selected.jsonl")  # whole, or what was there
+    (folder / "rejected.jsonl").unlink(missing_ok=True)
     if pool.source is not None and pool.source.rejected:
         with written(folder / "rejected.jsonl") as temporary, temporary.open("w", encoding="utf-8") as stream:
             stream.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in pool.source.rejected)
@@ -122,7 +145,7 @@ def _lock(path: Path, recipe: Recipe, plan: Sequence[Planned]) -> None:
     steps = []
     for one in plan:
         table = one.step.table() | {
-            name.rstrip("_"): str(value) if isinstance(value, Path) else value
+            name.rstrip("_"): absolute(value)
             for name, value in one.method.options().items()
             if value is not None and value != [] and not (name == "model" and one.travelling)
         }
@@ -263,10 +286,27 @@ def write_table(path: Path, state: State) -> None:
         values = held.at(every, len(pool))
         if values.dtype.kind == "f":
             columns[name] = arrow(values)
+            if held.about.percentile:
+                within = held.about.within
+                groups = pool.held(within).at(every, len(pool)) if within else np.zeros(len(pool))
+                columns[f"{name}.percentile"] = arrow(_percentile(values, groups, held.about.better))
         elif all(value is None or (isinstance(value, str) and len(value) <= LONGEST_TEXT) for value in values):
             columns[name] = pa.array(list(values), pa.string())
     with written(path) as temporary:
         pq.write_table(pa.table(columns), temporary)
+
+
+def _percentile(values: Array, groups: Array, better: str) -> Array:
+    """100 * (rows of the group below + half of those that are equal, itself included) / rows with a value."""
+    values = -values if better == "lower" else values
+    found = np.full(len(values), np.nan)
+    names = np.array([str(group) for group in groups])
+    for name in np.unique(names):
+        rows = np.flatnonzero((names == name) & np.isfinite(values))
+        ordered = np.sort(values[rows])
+        below, through = (np.searchsorted(ordered, values[rows], side) for side in ("left", "right"))
+        found[rows] = 50.0 * (below + through) / max(len(rows), 1)
+    return found
 
 
 def _whole(values: Array) -> pa.Array:

@@ -120,7 +120,8 @@ class Column:
     """What a method promises of one of its columns, so that it can be read, shown and chosen by.
 
     `below`, `above` and `at_least` are the range in which the column may choose: `at_least` names other columns
-    and what they have to reach. The range says nothing about the values themselves.
+    and what they have to reach. The range says nothing about the values themselves. A score whose numbers mean
+    nothing by themselves asks for its `percentile`: the table shows it beside, `within` the groups of a column.
     """
 
     name: str
@@ -129,6 +130,8 @@ class Column:
     below: float | None = None
     above: float | None = None
     at_least: Mapping[str, float] = field(default_factory=dict)
+    percentile: bool = False
+    within: str = ""
 
     def renamed(self, old: str, new: str) -> Column:
         """The same promise under `--as`: `ifd.tokens` becomes `new.tokens`."""
@@ -137,7 +140,7 @@ class Column:
             return new + name[len(old) :] if name == old or name.startswith(old + ".") else name
 
         least = {move(name): value for name, value in self.at_least.items()}
-        return Column(move(self.name), self.unit, self.better, self.below, self.above, least)
+        return replace(self, name=move(self.name), at_least=least)
 
 
 @dataclass
@@ -150,7 +153,7 @@ class Held:
     origin: str = ""  # fingerprint of the step (or of the values) it came from
     step: str = ""
     index: Array | None = None
-    suffix: Array | None = None  # per row, a hash of the `input.*` values that its value hangs on
+    suffix: Array | None = None  # per row, what of the row's own its value hangs on, see fingerprint.row_keys
 
     def at(self, rows: Array, total: int) -> Array:
         """The values of these rows of the pool: NaN or None where there is none."""
@@ -162,6 +165,13 @@ class Held:
             found[places >= 0] = self.values[places[places >= 0]]
             return found
         return self.values[rows]
+
+    def known(self, rows: Array) -> Array:
+        """Which of these rows of the pool have a value."""
+        if self.index is not None:
+            return self.index[rows] >= 0
+        values = self.values[rows]
+        return ~np.isnan(values) if values.dtype.kind == "f" else np.array([v is not None for v in values], bool)
 
     def grow(self, extra: int) -> None:
         """Make room for rewrites, which have no value yet."""
@@ -181,9 +191,11 @@ class Pool:
         self.samples = list(samples)
         self.source = source  # the rows as they were read, for writing them back; None for samples made in Python
         self.columns: dict[str, Held] = {}
+        self._derived: dict[str, Held] = {}  # input columns and families, built once and not for every shard
         self._arrange()
 
     def _arrange(self) -> None:
+        self._derived.clear()
         ids = np.array([sample.id for sample in self.samples], dtype="U24")
         self.order: Array = np.argsort(ids, kind="stable")
         ordered = ids[self.order]
@@ -247,18 +259,28 @@ class Pool:
             raise KeyError(wanted)
         return rows[0]
 
+    def roots(self) -> list[str]:
+        """For each row the id of its root ancestor; its own where it is no rewrite."""
+        here = {sample.id for sample in self.samples}
+        parents = {s.id: s.parent for s in reversed(self.samples) if s.parent is not None}
+        # an original that a rewrite happens to equal stays its own root
+        for sample in self.samples:
+            if sample.parent is None:
+                parents.pop(sample.id, None)
+
+        def root(sample: Sample) -> str:
+            seen, up = [sample.id], sample.parent
+            while up is not None and up in here and up not in seen:
+                seen.append(up)
+                up = parents.get(up)
+            return seen[-1]
+
+        return [sample.id if sample.parent is None else root(sample) for sample in self.samples]
+
     def families(self) -> Array:
         """For each row the group number of its root ancestor: a sample and all that was rewritten from it."""
         groups = {sample.id: int(self.group[i]) for i, sample in enumerate(self.samples)}
-        parents = {s.id: s.parent for s in self.samples if s.parent is not None}
-        roots: dict[str, str] = {}
-        for sample in self.samples:
-            seen = [sample.id]
-            # an original that a rewrite happens to equal stays its own root
-            while (up := parents.get(seen[-1])) is not None and up not in seen and up in groups:
-                seen.append(up)
-            roots[sample.id] = seen[-1]
-        return np.array([groups[roots[sample.id]] for sample in self.samples], np.float64)
+        return np.array([groups[root] for root in self.roots()], np.float64)
 
     def has(self, name: str) -> bool:
         """Whether this column can be asked for."""
@@ -275,6 +297,11 @@ class Pool:
         """The column of this name; `input.NAME` is one that the rows came with. Raises KeyError."""
         if name in self.columns:
             return self.columns[name]
+        if name not in self._derived:
+            self._derived[name] = self._derive(name)
+        return self._derived[name]
+
+    def _derive(self, name: str) -> Held:
         if name == FAMILY:
             return Held(Column(FAMILY), self.families())
         if name.startswith("input.") and self.has(name):

@@ -103,7 +103,7 @@ class Alpaca(Shape):
         if sample.system:
             row["system"] = sample.system
         turns = [m for m in sample.messages if m["role"] != "system"]
-        turns = turns[:-2] if sample.response or turns[-1:][0]["role"] == "assistant" else turns[:-1]
+        turns = turns[:-2] if turns and turns[-1]["role"] == "assistant" else turns[:-1]
         if turns:
             if [m["role"] for m in turns] != ["user", "assistant"] * (len(turns) // 2):
                 raise UserError(

@@ -97,7 +97,7 @@ class RowStore:
             return Rows({}, states, reasons), made
         # newest first: a row that failed once and was computed later counts as computed
         tables = [table for _, table in reversed(parts)]
-        plain = pa.concat_tables([t.replace_schema_metadata(None) for t in tables], promote_options="permissive")
+        plain = pa.concat_tables([_untyped(table) for table in tables], promote_options="permissive")
         order = np.argsort(np.asarray(plain["state"]) == FAILED, kind="stable")
         ordered = plain["key"].take(pa.array(order)).combine_chunks()
         places = pc.index_in(wanted, value_set=ordered)
@@ -124,6 +124,12 @@ def _done(table: pa.Table) -> pa.Table:
     return table.filter(pc.not_equal(table["state"], FAILED))
 
 
+def _untyped(table: pa.Table) -> pa.Table:
+    """The table without its metadata; a column without a value does not say what the others hold."""
+    columns = [pa.nulls(len(one)) if one.null_count == len(one) else one for one in table.columns]
+    return pa.table(columns, names=table.column_names)
+
+
 def _arrow(values: Array, states: Array) -> pa.Array:
     absent = states != OK
     if values.dtype.kind == "f":
@@ -133,7 +139,9 @@ def _arrow(values: Array, states: Array) -> pa.Array:
         for v, gone in zip(values, absent, strict=True)
     ]
     if any(isinstance(v, list) for v in plain):
-        return pa.array(plain, pa.list_(pa.string() if _holds_text(plain) else pa.float64()))
+        # empty lists alone do not say what the lists of other parts hold
+        inner = pa.string() if _holds_text(plain) else pa.float64() if any(plain) else pa.null()
+        return pa.array(plain, pa.list_(inner))
     return pa.array(plain, pa.string())
 
 
@@ -142,6 +150,8 @@ def _holds_text(values: list[Any]) -> bool:
 
 
 def _numpy(column: pa.ChunkedArray, here: Array, total: int) -> Array:
+    if pa.types.is_null(column.type):
+        return np.full(total, np.nan)
     if pa.types.is_floating(column.type):
         numbers = np.full(total, np.nan)
         numbers[here] = column.to_numpy()

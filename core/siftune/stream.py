@@ -40,8 +40,7 @@ def take(answer: Any, samples: Samples, checker: Checker, run: Context) -> Rewri
     twins: dict[str, list[int]] = {}
     for at, sample_id in enumerate(samples.ids):
         twins.setdefault(sample_id, []).append(at)
-    made: list[Sample] = []
-    seen: set[str] = set()
+    made: dict[str, Sample] = {}
     already_good = repeated = 0
     for item in answer:
         if isinstance(item, Fate):
@@ -61,11 +60,12 @@ def take(answer: Any, samples: Samples, checker: Checker, run: Context) -> Rewri
             states[at], reasons[at] = OK, None
         if item.id == item.parent:
             already_good += 1
-        elif item.id in seen:
-            repeated += 1
         else:
-            seen.add(item.id)
-            made.append(replace(item, made_by=checker.label))
+            other = made.get(item.id)
+            repeated += other is not None
+            # two samples may be rewritten to the same: whose it is does not hang on which came first
+            if other is None or positions[item.parent] < positions[other.parent or ""]:
+                made[item.id] = replace(item, made_by=checker.label)
         run.advance(rows=1)
     silent = np.flatnonzero(states == 0)
     if len(silent):
@@ -73,5 +73,5 @@ def take(answer: Any, samples: Samples, checker: Checker, run: Context) -> Rewri
             f"said nothing of {len(silent)} of {len(samples)} samples, the first {samples[int(silent[0])].id}; "
             "yield a rewrite or a Fate for each"
         )
-    made.sort(key=lambda sample: (positions[sample.parent or ""], sample.id))
-    return Rewrites(made, Rows({}, states, reasons), already_good, repeated)
+    ordered = sorted(made.values(), key=lambda sample: (positions[sample.parent or ""], sample.id))
+    return Rewrites(ordered, Rows({}, states, reasons), already_good, repeated)

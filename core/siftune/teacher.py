@@ -10,9 +10,9 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from .answers import Answers
@@ -27,6 +27,7 @@ BACKOFF = 1.0  # seconds before the second try; doubled for each further one
 LONGEST = 60.0  # seconds between two tries, where the server names no time
 PATIENCE = 600.0  # the longest Retry-After, in seconds, that is waited for
 GIVE_UP = 20  # requests in a row that failed on every try: the endpoint is gone, not a request
+LOOK = 5.0  # seconds between two looks at the threads that ask
 
 log = logging.getLogger(__name__)
 
@@ -91,57 +92,78 @@ class Chat:
         self._endpoint: Endpoint | None = None
         self._server: Server | None = None
         self._opening = threading.Lock()
+        self._closed = False
+        self._stops: list[threading.Event] = []  # one for each asking that is not over
         self._answered = 0
         self._in_vain = 0  # requests since the last answer that failed on every try
         self._quiet_until = 0.0
 
     def ask(self, requests: Iterable[Request]) -> Iterator[Answer]:
-        """Answers in the order in which they come. Requests are pulled as they can be sent.
+        """Answers in the order in which they come. Requests are pulled as they can be sent; of equal ones the
+        first is sent, and what it is answered holds for all.
 
         A request that fails gives an answer with an error. Raises UserError where no request would do better:
         nobody listens, the key or the model is refused, the server has gone.
         """
         todo: SimpleQueue[tuple[Request, str] | None] = SimpleQueue()
-        done: SimpleQueue[Answer | BaseException] = SimpleQueue()
+        done: SimpleQueue[tuple[str, Answer | BaseException]] = SimpleQueue()
         stop = threading.Event()
-        source, model, running, workers = iter(requests), "", 0, 0
-        more = True
+        self._stops.append(stop)
+        source, model, more = iter(requests), "", True
+        workers: list[threading.Thread] = []
+        under_way: dict[str, list[Request]] = {}  # those that were sent, and what else waits for their answer
         try:
             while True:
-                while more and running < self._room():
+                if self._closed:
+                    raise RuntimeError("the teacher was closed before all was asked")
+                while more and len(under_way) < self._room():
                     request = next(source, None)
                     if request is None:
                         more = False
                         break
                     model = model or self._kept_under()
                     key = request.digest(model)
+                    if key in under_way:
+                        under_way[key].append(request)
+                        continue
                     kept = self._answers.get(key)
                     if kept:
                         text, reason, tokens = kept
                         yield Answer(request.key, text, reason, cached=True, tokens=tokens)
                         continue
                     self._open()
-                    if workers < self.concurrency and workers <= running:
+                    if len(workers) < self.concurrency and len(workers) <= len(under_way):
                         # threads of our own: a pool's would be waited for when the program ends
-                        threading.Thread(target=self._work, args=(todo, done, stop), daemon=True).start()
-                        workers += 1
+                        told = (todo, done, stop)
+                        worker = threading.Thread(target=self._work, args=told, name="teacher", daemon=True)
+                        worker.start()
+                        workers.append(worker)
                     todo.put((request, key))
-                    running += 1
-                if not running:
+                    under_way[key] = []
+                if not under_way:
                     return
-                answer = done.get()
-                running -= 1
+                key, answer = _next(done, workers)
                 if isinstance(answer, BaseException):
                     raise answer
+                others = under_way.pop(key)
                 yield answer
+                for other in others:
+                    yield replace(answer, key=other.key, cached=not answer.error)
         finally:
             stop.set()
-            for _ in range(workers):
+            self._stops.remove(stop)
+            for _ in workers:
                 todo.put(None)
 
     def close(self) -> None:
-        """Stop the server if one was started, and let go of connections and the file of answers."""
+        """Stop the server if one was started, and let go of connections and the file of answers.
+
+        An asking that is not over ends here, so that one which a traceback still holds pays for nothing more.
+        """
+        for stop in list(self._stops):
+            stop.set()
         with self._opening:
+            self._closed = True
             if self._server:
                 self._server.stop()
             if self._endpoint:
@@ -168,6 +190,8 @@ class Chat:
     def _open(self) -> Endpoint:
         """The connections, made when they are first needed, after the server where it is ours."""
         with self._opening:
+            if self._closed:
+                raise RuntimeError("the teacher is closed")
             if self._endpoint:
                 return self._endpoint
             if self._own:
@@ -185,22 +209,24 @@ class Chat:
     def _work(
         self,
         todo: SimpleQueue[tuple[Request, str] | None],
-        done: SimpleQueue[Answer | BaseException],
+        done: SimpleQueue[tuple[str, Answer | BaseException]],
         stop: threading.Event,
     ) -> None:
-        while (task := todo.get()) is not None and not stop.is_set():
+        while (task := todo.get()) is not None:
+            answer: Answer | BaseException
             try:
-                done.put(self._answer(*task, stop))
+                answer = self._answer(*task, stop)
             except BaseException as error:  # whatever it is, it is raised where the answers are read
-                done.put(error)
+                answer = error
+            done.put((task[1], answer))
 
     def _answer(self, request: Request, key: str, stop: threading.Event) -> Answer:
         """One request until it is answered, refused, or has been tried often enough."""
-        endpoint, trouble, failed = self._open(), "", 0
+        trouble, failed = "", 0
         for sent in itertools.count():
             if stop.wait(self._pause(sent)):
                 return Answer(request.key, error="stopped")
-            before = self._answered
+            endpoint, before = self._open(), self._answered
             try:
                 kept = endpoint.send(request, self._model)
             except Never as error:
@@ -232,6 +258,18 @@ class Chat:
         own = min(BACKOFF * 2.0 ** min(sent - 1, 30), LONGEST) * random.uniform(0.5, 1.0) if sent else 0.0
         told = self._quiet_until - time.monotonic()
         return max(own, told + random.uniform(0.0, BACKOFF)) if told > 0 else own
+
+
+def _next(
+    done: SimpleQueue[tuple[str, Answer | BaseException]], workers: list[threading.Thread]
+) -> tuple[str, Answer | BaseException]:
+    """What is done next. Raises RuntimeError where a thread is gone, for what it had would never come."""
+    while True:
+        try:
+            return done.get(timeout=LOOK)
+        except Empty:
+            if not all(worker.is_alive() for worker in workers):
+                raise RuntimeError("a thread that asks the teacher has ended before its time") from None
 
 
 def check(teacher: str) -> None:

@@ -147,7 +147,8 @@ class Server:
         if self._guard.stdin:
             self._guard.stdin.close()
         try:
-            self._guard.wait(GRACE + 5)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # then it is ended below
+                self._guard.wait(GRACE + 5)
         finally:
             self._end_group()
             self._guard.wait()

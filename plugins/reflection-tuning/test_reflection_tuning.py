@@ -495,3 +495,25 @@ def test_nothing_in_play_and_no_numbers() -> None:
     assert Sibling(by="ifd").needs() == ["ifd", "ifd.tokens?"] and Sibling(by="input.n").needs() == [
         "input.n"
     ]
+
+
+def test_what_failed_is_asked_again_and_nothing_else(tmp_path: Path) -> None:
+    well = False
+
+    def write(body: dict[str, Any]) -> tuple[str, str]:
+        ill = part(body, "response") == "A3" and not well
+        return ("not now", "refused") if ill else better(body)
+
+    def run() -> Any:
+        steps = ["reflect response"]
+        out, store = tmp_path / "out", tmp_path / "store"
+        return siftune.run(data, steps, out=out, store=store, teacher=server.url, teacher_model="toy")
+
+    data = rows_in(tmp_path / "pool.jsonl", 20)
+    with teaching(write) as server:
+        assert run().state.done[0].figures["rewrites"] == 19
+        server.bodies.clear()
+        well = True
+        assert run().state.done[0].figures["rewrites"] == 20
+        assert [part(body, "response") for body in server.bodies] == ["A3"]
+        assert run().computed == 0 and len(server.bodies) == 1

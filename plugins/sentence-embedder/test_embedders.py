@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import siftune
 import siftune_sentence_embedder as package
 from siftune import Context, Pool, Sample, Samples, UserError, apply
 from siftune.testing import conforms, tiny_model, toy_samples
@@ -183,6 +184,18 @@ def test_columns_become_vectors(run):
         Columns(columns=["words"]).embed(rows, run)
     with pytest.raises(UserError, match="no column with numbers that differ"):
         Columns(columns=["flat"]).embed(rows, run)
+
+
+def test_a_pattern_finds_its_columns_in_a_chain(tmp_path):
+    rows = [{"instruction": f"Say {n}", "output": "ha " * n, "grade": n % 3} for n in range(1, 9)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    out = {"out": tmp_path / "run", "store": tmp_path / "store"}
+    chain = ["score length", siftune.Step("embed", "columns", columns=["len*", "input.gr*"])]
+    done = siftune.run(file, chain, **out)
+    assert done.state.pool.columns["embedding"].at(done.state.pool.order, 8).shape == (8, 2)
+    with pytest.raises(siftune.UserError, match=r"columns like 'wid\*', and no earlier step makes one"):
+        siftune.run(file, ["score length", "embed columns --columns 'wid*'"], out=tmp_path / "other")
 
 
 # ---- embed file ----

@@ -57,8 +57,8 @@ class Reflection(Method):
                 if rewrite is not None:
                     yield rewrite
                 elif failed or attempt + 1 == self.attempts:
-                    begins = f"{answer.text[:60]!r}" if answer.text else "empty"
-                    unread = f"no answer that can be read in {self.attempts} attempts; the last is {begins}"
+                    last = f"the last is {answer.text[:60]!r}" if answer.text else "the last is empty"
+                    unread = f"no answer that can be read in {self.attempts} attempts (--attempts); {last}"
                     yield Fate(answer.key, failed=failed or unread)
                 else:
                     again.append(answer.key)
