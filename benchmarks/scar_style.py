@@ -8,7 +8,8 @@ human and one model answer are drawn. Groups that share an instruction, by its w
 split, whatever their sets; two fifths of the instructions of each set are held out. The set of revisions
 (`car_expert_revised`) is never trained on and stands apart: its "human" answers are model answers that experts have
 rewritten. A ranker is trained by siftune, direct above human and nothing else, on at most `--rows` groups of a set;
-one more for each set, without that set, on at most `--loo-rows` of each other set, and tested on it.
+one more for each set, without that set, on at most `--loo-rows` of each other set, and tested on the pairs of it
+that the first one was tested on.
 
 A figure is the share of pairs in which the model's answer scores higher, ties half, with a 95% interval from 2,000
 draws of instructions (it does not hold the chance in training: each ranker is trained once). Beside the ranker stand
@@ -31,6 +32,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import os
 import random
 import re
 import time
@@ -43,6 +45,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import siftune
+import torch
 from siftune.recipe import Step
 
 APART = "car_expert_revised"
@@ -50,7 +53,8 @@ HELD_OUT = 0.4  # of the instructions of a set
 CHOOSE = 0.05  # of the training rows choose the epoch, as many again are left by the trainer
 FEW = 10  # pairs below which a set is pooled
 ALIKE = (0.8, 1.25)  # model's characters over human's
-APART_ROWS, LOO_TESTED = 500, 150
+APART_ROWS = 500  # pairs, so that scoring does not outlast training
+ENOUGH = 50  # words; `score style` draws the measures of fewer to the median
 SIGNALS = ("ranker", "words", "dense", "like", "longer")
 Floats = npt.NDArray[np.float64]
 Answer = tuple[str, str]  # what was asked, what was answered
@@ -92,15 +96,17 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("runs/scar-style"))
     parser.add_argument("--limit", type=int, help="only so many groups of a set, for a quick look")
     parser.add_argument("--rows", type=int, default=300, help="groups of a set to train on, at most")
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--loo-rows", type=int, default=40, help="the same where a set is left out")
-    parser.add_argument("--loo-epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--loo-rows", type=int, default=50, help="the same where a set is left out")
+    parser.add_argument("--loo-epochs", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=64, help="that the ranker reads of instruction and of answer")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     options = parser.parse_args()
+    said = f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores at the start"
+    print(f"torch {torch.__version__}, {said}", flush=True)
     figures = Benchmark(options).measure()
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
@@ -187,9 +193,10 @@ class Benchmark:
     def measure(self) -> dict[str, Any]:
         options, began = self.options, time.perf_counter()
         groups = read(options.pairs, options.limit, options.seed)
-        apart = at_most(APART_ROWS, (g.drawn for g in groups if g.drawn.set == APART))
         rest = [g for g in groups if g.drawn.set != APART]
         train, held = split(rest, options.seed)
+        met = {g.drawn.cluster for g in train}
+        apart = at_most(APART_ROWS, (g.drawn for g in groups if g.drawn.set == APART and g.drawn.cluster not in met))
         main = self.train("all sets", at_most(options.rows, (g.drawn for g in train)), options.epochs)
         drawn, matched = [g.drawn for g in held], [g.matched for g in held if g.matched]
         told: dict[str, Any] = {"options": {k: str(v) for k, v in vars(options).items()}, "training": main.figures}
@@ -205,10 +212,10 @@ class Benchmark:
         tested: list[Pair] = []
         every: dict[str, dict[Answer, float]] = {name: {} for name in SIGNALS}
         trainings = told["left out trainings"] = {}
-        for name in sorted({g.drawn.set for g in rest}):
-            test = [g.drawn for g in rest if g.drawn.set == name][:LOO_TESTED]
+        for name in sorted({pair.set for pair in drawn}):
+            test = [pair for pair in drawn if pair.set == name]
             if len(test) < FEW:
-                print(f"\n{name} is not left out in turn: it has {len(test)} groups")
+                print(f"\n{name} is not left out in turn: {len(test)} of its groups are held out")
                 continue
             met = {g.drawn.cluster for g in rest if g.drawn.set == name}
             others = (g.drawn for g in train if g.drawn.set != name and g.drawn.cluster not in met)
@@ -219,7 +226,7 @@ class Benchmark:
             tested += [Pair(p.set, p.cluster, f"{name}\n{p.asked}", p.human, p.model) for p in test]
             trainings[name] = trained.figures
         left = told["left out"] = table("each set left out of the training in turn", tested, every, options.seed)
-        for signal in SIGNALS:
+        for signal in SIGNALS if tested else ():
             lowest = min((row for row in left if row not in (MEAN, LESS)), key=lambda row: left[row][signal][0])
             print(f"  lowest of {signal}: {lowest} {left[lowest][signal][0]:.3f}")
         told["seconds"] = round(time.perf_counter() - began)
@@ -268,6 +275,10 @@ class Benchmark:
         columns = self.run(name, data, steps).table
         found = {"ranker": columns["scar"], "dense": columns["dense"], "like": columns["like"]}
         numbers = {signal: column.to_numpy(zero_copy_only=False) for signal, column in found.items()}
+        short = (columns["dense.words"].to_numpy() < ENOUGH).mean()
+        print(
+            f"\n{name}: {short:.0%} of {len(answers)} answers have fewer than the {ENOUGH} words that score style wants"
+        )
         numbers["words"] = bag_of_words(trained.rows, [answer for _, answer in answers], self.options.seed)
         numbers["longer"] = np.array([len(answer) for _, answer in answers], float)
         for signal, values in numbers.items():

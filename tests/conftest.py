@@ -55,6 +55,15 @@ def write_jsonl(path: Path, rows: list[Any]) -> Path:
     return path
 
 
+def student(folder: Path, config: str = "{}") -> Path:
+    """A folder that looks whole from outside; nobody here loads it."""
+    folder.mkdir()
+    (folder / "config.json").write_text(config)
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    return folder
+
+
 @pytest.fixture
 def pool_file(tmp_path: Path, rows: list[dict[str, Any]]) -> Path:
     return write_jsonl(tmp_path / "pool.jsonl", rows)

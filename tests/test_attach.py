@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import pytest
 import siftune
-from siftune import Method, Selection, Trained, hookimpl
+from siftune import Column, Method, Selection, Trained, hookimpl
 from siftune.calling import Fault
 
 from .conftest import row
@@ -46,6 +46,35 @@ class Elsewhere(Method):
     def train(self, samples: Any) -> Any:
         (self.place / "config.json").write_text("{}")
         return Trained(self.place, base="nothing")
+
+
+class Wordy(Method):
+    """Texts where numbers are promised."""
+
+    def gives(self) -> list[Column]:
+        return [Column("wordy", better="higher")]
+
+    @hookimpl
+    def score(self, samples: Any) -> Any:
+        return ["seven" for _ in samples]
+
+
+class Singular(Method):
+    """Takes an argument that no hook has."""
+
+    @hookimpl
+    def score(self, sample: Any) -> Any:
+        return [0.0]
+
+
+def test_texts_where_numbers_are_promised_are_a_fault() -> None:
+    with pytest.raises(Fault, match=r"wordy .*returned 'seven' for 'wordy', which gives\(\) promises as a number"):
+        siftune.apply(Wordy(), [row(1), row(2)])
+
+
+def test_an_argument_that_there_is_not_is_answered_with_those_that_there_are() -> None:
+    with pytest.raises(Fault, match=r"score singular .*: Argument.*'sample'.*; it may take samples, run"):
+        siftune.apply(Singular(), [row(1)])
 
 
 @pytest.mark.parametrize("kind", [Ragged, Heavy, Stream])

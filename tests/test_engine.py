@@ -19,7 +19,7 @@ import siftune
 from siftune import CoverageError, Pool, Sample, Samples, Step, UserError
 from siftune.calling import Fault
 
-from .conftest import TOYS, row, write_jsonl
+from .conftest import TOYS, row, student, write_jsonl
 
 Log = Callable[[], list[str]]
 
@@ -224,9 +224,7 @@ def test_a_rewrite_that_says_what_another_sample_says_stays_out(tmp_path: Path) 
 
 
 def test_open_fields_are_given_the_runs(pool_file: Path, tmp_path: Path) -> None:
-    model = tmp_path / "student"
-    model.mkdir()
-    (model / "config.json").write_text("{}")
+    model = student(tmp_path / "student")
     run = chain(pool_file, "score toy-reader", out=tmp_path / "a", model=str(model), seed=7, template="plain")
     assert {r["toy-reader"] for r in table(run)} == {"student float32 7 plain cpu"}
     own = chain(pool_file, "score toy-reader --seed 3 --dtype bfloat16", out=tmp_path / "b", model=str(model), seed=7)
@@ -236,9 +234,7 @@ def test_open_fields_are_given_the_runs(pool_file: Path, tmp_path: Path) -> None
 
 
 def test_a_trained_model_travels_but_a_trainer_starts_from_the_runs(pool_file: Path, tmp_path: Path) -> None:
-    model = tmp_path / "student"
-    model.mkdir()
-    (model / "config.json").write_text("{}")
+    model = student(tmp_path / "student")
     run = chain(
         pool_file,
         "select toy-first --budget 5",

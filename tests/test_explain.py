@@ -60,6 +60,13 @@ def test_a_kept_row_has_its_rank_and_its_place_in_the_pool(tmp_path: Path, rows:
     assert "out of play" not in text
 
 
+def test_a_number_without_an_order_has_no_place_among_others(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    run = carried(tmp_path, rows, "embed toy-letters", "cluster toy-halves", "score toy-words")
+    found = story(run.folder, "3")
+    ranked = {v["column"]: "percentile" in v for n in (2, 3) for v in step(found, n)["values"]}
+    assert ranked == {"cluster": False, "cluster_distance": True, "toy-words": True, "toy-words.letters": False}
+
+
 def test_a_row_that_was_not_chosen_is_told_by_how_much(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     run = carried(tmp_path, rows, "score toy-partial", TOP)
     found = story(run.folder, "4")
@@ -283,7 +290,7 @@ def test_mistakes_are_sentences(tmp_path: Path, rows: list[dict[str, Any]], shel
     done = shell("explain", run.folder, "zebra")
     assert done.returncode == 2 and done.stderr.startswith("Error: ") and "Traceback" not in done.stderr
     (run.folder / "manifest.json").write_text('{"asked": "x", "state": "running"}')
-    with pytest.raises(UserError, match="not finished"):
+    with pytest.raises(UserError, match="not finished: run the same command again"):
         story(run.folder, "1")
 
 

@@ -148,6 +148,8 @@ def test_rows_left_out_in_reading_are_written_with_reasons(tmp_path: Path) -> No
         ("[{}]".encode("utf-16"), "is UTF-16; save it as UTF-8"),
         (b"hello", "neither JSON, JSONL nor Parquet: it begins with 'hello'"),
         (b'[{"instruction": "a", "output": "b"},]', "is not JSON: line 1"),
+        (b'{\n "data": [],\n "n": 1\n}\n', "is one object (data, n.; wanted is a list of rows"),
+        (b'{"question": "a", "answer": "b"}', "alpaca (instruction, output.*; rename the fields to those of one$"),
         (b'{"instruction": "a", "output": "\xff\xfe"}\n', "row 1: is not UTF-8"),
     ],
 )
@@ -170,6 +172,9 @@ def test_damaged_archives_and_missing_files(tmp_path: Path) -> None:
         Pool.read(tmp_path / "bat.parquet")
     with pytest.raises(UserError, match="is a folder"):
         Pool.read(tmp_path)
+    (tmp_path / "pool.csv").write_text("instruction,output\na,b\n")
+    with pytest.raises(UserError, match=r"python -c .*to_json\('pool.jsonl', orient='records', lines=True\)"):
+        Pool.read(tmp_path / "pool.csv")
 
 
 def test_a_shape_that_is_named_is_the_one_that_is_read(tmp_path: Path) -> None:

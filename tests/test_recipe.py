@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from siftune import Recipe, Step, UserError, plan
+from siftune import Pool, Recipe, Step, UserError, api, cli, plan
 from siftune.chain import parse
+from siftune.recipe import Defaults
 
-from .conftest import row, write_jsonl
+from .conftest import row, student, write_jsonl
 
 CHAIN = (
     "embed toy-letters cluster toy-halves score toy-words --plus 2 --as words "
@@ -53,7 +56,10 @@ SLIPS = [
     ("score toy-words --plus", "requires an argument"),
     ("select top --budget 5%", "select top needs --by"),
     ("select top --by x --budget 5%%", "is no budget; write 1000, 5%"),
-    ("score toy-words --budget 5", "has no option '--budget'"),
+    ("score toy-words --budget 5", "has no option '--budget'. It belongs to select."),
+    ("score length sleect top --by length", "score length is followed by 'sleect'. Did you mean 'select'?"),
+    ("score length --foo", "score length has no option '--foo'. It has "),
+    ("score toy-words --unit leters", "'leters' is not words, letters. Did you mean 'letters'?"),
     ("score toy-words --on kep", "kep"),
     ("score toy-words --as two words", "Options begin with --"),
     ("score toy-words --out runs/x", "--out belongs to the run: write it before 'score'"),
@@ -87,6 +93,8 @@ PLANS = [
         ["score length", "select toy-first --budget '3 per input.sorce'"],
         "the budget counts per 'input.sorce', which is no column.",
     ),
+    (["select top --by length", "score length"], "no earlier step makes. score length comes later: put it before"),
+    (["select top --by ifd"], "which no earlier step makes. Put a step before it: score ifd"),
     (
         ["select toy-first --budget '5k tokens'"],
         "a budget in tokens needs the student's tokenizer: --model MODEL",
@@ -96,6 +104,10 @@ PLANS = [
     (["score toy-reader --model nano --dtype float23"], "no dtype 'float23'. Did you mean 'float32'?"),
     (["score toy-reader --model nano --template alpacca"], "no template 'alpacca'. Did you mean 'alpaca'?"),
     (["score toy-reader --model nano --device gpu"], "no device 'gpu'."),
+    (["score toy-reader --model nano --dtype float16"], "no dtype 'float16'. Did you mean 'bfloat16'? Take float32 or"),
+    (["score toy-reader --model nano --device cuda:99"], "there is no device 'cuda:99' on this machine"),
+    (["select toy-first --budget '5% per source'"], "per 'source', which is no column. The rows came with it"),
+    (["select top --by input.source"], "select top: input.source holds text, and only numbers have an order"),
     (["evaluate toy-size"], "evaluate toy-size needs a model: --model nano"),
 ]
 
@@ -103,9 +115,66 @@ PLANS = [
 @pytest.mark.parametrize(("steps", "said"), PLANS)
 def test_a_slip_in_a_plan(steps: list[str], said: str) -> None:
     with pytest.raises(UserError) as caught:
-        plan.check(Recipe(tuple(Step.parse(step) for step in steps)), ["source"])
+        plan.check(Recipe(tuple(Step.parse(step) for step in steps)), ["source"], ["source"])
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"template": "alpacca"}, "the run: no template 'alpacca'. Did you mean 'alpaca'? Take auto, chat, alpaca,"),
+        ({"dtype": "float16"}, "the run: no dtype 'float16'"),
+        ({"device": "cuda:99"}, "the run: there is no device 'cuda:99' on this machine; see: siftune doctor"),
+    ],
+)
+def test_a_slip_among_the_runs_own_settings(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        plan.check(Recipe((Step("score", "length"),), run=Defaults(**settings)), [])
+    assert said in str(caught.value)
+
+
+def test_every_template_that_there_is_may_be_named() -> None:
+    plan.check(Recipe((Step("score", "toy-reader", model="nano"),), run=Defaults(template="chat")), [])
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("model.safetensors", None, "the folder has no weights (*.safetensors)"),
+        ("model.safetensors", b"", "model.safetensors is cut off or damaged; fetch it again"),
+        ("model.safetensors", b"\x20" + bytes(7) + b'{"a":{"data_offsets":[0,4]}}    ', "is cut off or damaged"),
+        ("tokenizer.json", None, "the folder has no tokenizer (tokenizer.json)"),
+    ],
+)
+def test_a_models_folder_is_looked_at_before_anything_runs(
+    tmp_path: Path, file: str, content: bytes | None, said: str
+) -> None:
+    model = student(tmp_path / "m")
+    chain = Recipe((Step("score", "toy-reader", model=str(model)),))
+    plan.check(chain, [])
+    (model / file).unlink()
+    if content is not None:
+        (model / file).write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        plan.check(chain, [])
+    assert said in str(caught.value) and str(model) in str(caught.value)
+
+
+def test_columns_of_text_are_known_before_anything_runs(tmp_path: Path) -> None:
+    data = write_jsonl(tmp_path / "p.jsonl", [row(1, a="x", b=1, c=None), row(2, a="y", b=2, c="z")])
+    pool = Pool.read(data)
+    assert pool.source is not None and pool.source.text_names() == ["a", "c"]
+
+
+def test_a_recipe_that_is_there_is_not_replaced_unasked(tmp_path: Path, shell: Any) -> None:
+    save = ["run", "--save", tmp_path / "r.toml"]
+    assert shell(*save, "score", "length").returncode == 0
+    assert shell(*save, "score", "length").returncode == 0  # the same
+    other = shell(*save, "score", "toy-words")
+    assert other.returncode == 2 and "is there already and says something else; replace it: --overwrite" in other.stderr
+    assert shell(*save, "--overwrite", "score", "toy-words").returncode == 0
+    assert "toy-words" in (tmp_path / "r.toml").read_text()
 
 
 def test_a_step_needs_a_data_set_only_if_it_reads_one() -> None:
@@ -121,12 +190,16 @@ TOML = [
     ("[data]\npath=3", "path in [data] is a text or a list of texts"),
     ("[[step]]\nscoer='length'", "step 1 names none of the hooks"),
     ("[[step]]\nscore='length'\nselect='top'", "step 1 names score and select"),
-    ("[[step]]\nscore='length'\nuint='words'", "no option 'uint'"),
+    ("[[step]]\nscore='length'\nuint='words'", "r.toml: step 1: score length has no option 'uint'"),
     ("[[step]]\nscore=3", "score takes the name of a method"),
     ("[[step]]\nscore='length'\nbudget='5%'", "only select takes a budget"),
     ("[[step]]\nselect='all'\nbudget=true", "budget is a number or a text"),
     ("[[step]]\nscore='length'\non='kept '", "--on is kept or all"),
-    ("step = 3", "write [[step]]"),
+    ("step = 3", "r.toml: step is a number; write [[step]]"),
+    ("[step]\nscore='length'", "r.toml: step is one table; write [[step]] above every step"),
+    ("data = 'x'", "r.toml: data is a text; write [data], and under it path = "),
+    ("[[step]]\nscore='length'\n[[step]]\nscore='lenght'", "r.toml: step 2: no score method 'lenght'"),
+    ("[[step]]\nselect='all'\nbudget='5%%'", "r.toml: step 1: '5%%' is no budget"),
     ("[[step]\nscore='length'", "is not TOML"),
     ("[[arm]]\nselect='random'", "arm 1 needs a name"),
 ]
@@ -218,6 +291,19 @@ def test_the_command_line_from_end_to_end(tmp_path: Path, pool_file: Path, shell
     ("words", "said"),
     [
         (["run"], "nothing to do"),
+        (["run", "POOL", "scor", "length"], "there is no file 'scor', and no such hook. Did you mean 'score'?"),
+        (["run", "POOL", "Score", "length"], "Did you mean 'score'?"),
+        (["run", "POOL", "length"], "'length' is a method of score; write: score length"),
+        (["run", "POOL", "scroe", "length", "select", "all"], "no such hook. Did you mean 'score'?"),
+        (["run", "POOL", "score=length"], "no such hook. A step is HOOK METHOD, such as: score length"),
+        (["run", "embd", "sentence", "score", "length"], "no file 'embd', and no such hook. Did you mean 'embed'?"),
+        (["run", "score", "length", "POOL"], "the data set comes first: siftune run POOL score ..."),
+        (["run", "nosuch.toml"], "there is no recipe file nosuch.toml.\n"),
+        (["run", "lock.toml"], "score length needs a data set: --data DATA, or path in [data]"),
+        (["run", "hf://", "score", "length"], "hf:// names no data set; write hf://org/name"),
+        (["run", "POOL", "--out", "POOL/run", "score", "length"], "POOL/run cannot be used: not a directory"),
+        (["run", "POOL", "--save", "POOL/r.toml", "score", "length"], "cannot be used: "),
+        (["new", "plugin", "shout", "--hook", "score", "--into", "POOL/x"], "cannot be used: not a directory"),
         (["run", "POOL"], "no step is named"),
         (["run", "poll.jsonl", "score", "length"], "there is no file poll.jsonl. Did you mean 'pool.jsonl'?"),
         (
@@ -232,9 +318,10 @@ def test_the_command_line_from_end_to_end(tmp_path: Path, pool_file: Path, shell
     ],
 )
 def test_a_slip_on_the_command_line(tmp_path: Path, pool_file: Path, shell: Any, words: list[str], said: str) -> None:
-    done = shell(*[str(pool_file) if word == "POOL" else word for word in words], cwd=tmp_path)
+    (tmp_path / "lock.toml").write_text('[[step]]\nscore = "length"\n')
+    done = shell(*[word.replace("POOL", str(pool_file)) for word in words], cwd=tmp_path)
     assert done.returncode == 2
-    assert said in done.stderr and "Traceback" not in done.stderr
+    assert said.replace("POOL", str(pool_file)) in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
 
 
@@ -259,6 +346,8 @@ def test_help_of_hooks_and_methods(shell: Any) -> None:
     listed = shell("run", "x.jsonl", "score", "--help")
     assert listed.returncode == 0 and "length" in listed.stdout and "toy-words" in listed.stdout
     one = shell("run", "x.jsonl", "score", "toy-words", "--help")
+    assert shell("run", "x.jsonl", "score", "toy-words", "-h").stdout == one.stdout
+    assert shell("methods", "score", "toy-words").stdout == shell("methods", "toy-words").stdout == one.stdout
     assert "--plus NUMBER" in one.stdout and "added to every count" in one.stdout and "[default: 0.0]" in one.stdout
 
 
@@ -294,3 +383,35 @@ def test_a_setting_that_cannot_be_is_never_read_as_another(tmp_path: Path, table
     with pytest.raises(UserError) as caught:
         Recipe.read(path)
     assert said in str(caught.value)
+
+
+def test_who_stops_reading_early_is_no_fault(tmp_path: Path, pool_file: Path, shell: Any) -> None:
+    assert shell("run", pool_file, "--out", tmp_path / "run", "score", "length").returncode == 0
+    for words in ("doctor", "methods", f"explain {tmp_path / 'run'} 1"):
+        command = f"set -o pipefail; {sys.executable} -m siftune {words} | true"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, ""), words
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+def test_a_place_that_is_full_is_a_sentence() -> None:
+    command = f"{sys.executable} -m siftune methods > /dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "no space left" in done.stderr
+
+
+def test_who_stops_a_run_is_told_how_to_go_on(
+    pool_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        error = KeyboardInterrupt()
+        error.add_note("the earlier run is in x.previous")
+        raise error
+
+    monkeypatch.setattr(api, "carry_out", stopped)
+    monkeypatch.setattr(sys, "argv", ["siftune", "run", str(pool_file), "--quiet", "score", "length"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 130
+    said = capfd.readouterr().err.strip()
+    assert said == "stopped; run the same command again to go on; the earlier run is in x.previous"

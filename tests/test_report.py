@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +15,7 @@ from siftune import Column, Step, UserError, chart, report, shown
 from siftune.methods import Evaluation
 from siftune.recipe import Arm
 
-from .conftest import row, write_jsonl
+from .conftest import row, student, write_jsonl
 
 HOSTILE = [
     "<script>document.title='owned'</script>",
@@ -187,10 +188,29 @@ def test_arms_stand_side_by_side_with_their_intervals(tmp_path: Path, pool_file:
 
 
 def test_a_run_without_rows_has_a_page(tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text('{"ids": []}')
+    student(tmp_path / "model", '{"ids": []}')
     siftune.run(None, ["evaluate toy-size"], out=tmp_path / "run", model=str(tmp_path / "model"))
     assert "No rows were read" in made(tmp_path / "run").text
+
+
+def test_numbers_of_clusters_stay_as_they_are(pool_file: Path, tmp_path: Path) -> None:
+    run = siftune.run(pool_file, ["embed toy-letters", "cluster toy-halves"], out=tmp_path / "run")
+    [cluster, distance] = report.charts(run.state)
+    assert cluster["table"] == [] and distance["table"] and not any("anew" in note for note in cluster["notes"])
+    labels = run.state.pool.columns["cluster"].values
+    sample = report._sample(run.state, 3)
+    assert ("cluster", f"{labels[3]:.0f}") in sample["values"]
+
+
+def test_the_time_that_computing_took_outlives_a_run_that_finds_everything(pool_file: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        run = siftune.run(pool_file, ["score toy-words", "select toy-first"], out=tmp_path / "run")
+        told = json.loads((run.folder / "01-score-toy-words" / "step.json").read_text())
+        if run.computed:
+            (run.folder / "01-score-toy-words" / "step.json").write_text(json.dumps({**told, "took": 47.0}))
+    assert told["took"] == 47 and told["computed"] == 0 and told["seconds"] < 40
+    assert report.page(run)["steps"][0]["seconds"] == 47
+    assert "47 s" in made(run.folder).text
 
 
 def test_many_rows_make_no_larger_a_page(tmp_path: Path) -> None:
@@ -255,11 +275,6 @@ def test_whole_numbers_get_bars_of_their_own() -> None:
     one = drawn(np.repeat(np.arange(5), [5, 4, 3, 2, 1]))
     assert one.pool.tolist() == [5, 4, 3, 2, 1]
     assert chart.ticks(-0.5, 4.5, False, True) == [0, 1, 2, 3, 4]
-
-
-def test_clusters_are_numbered_by_their_size() -> None:
-    pool, kept = chart.by_size(np.array([7.0, 7, 7, 2, 9, 9, np.nan]), np.array([2.0, 9, np.nan]))
-    assert pool[:6].tolist() == [1, 1, 1, 3, 2, 2] and kept[:2].tolist() == [3, 2]
 
 
 # ---- words ----

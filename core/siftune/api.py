@@ -13,18 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from . import plan, runfolder, shapes
+from . import plan, runfolder, shapes, shown
 from .engine import Engine, State
 from .errors import UserError
 from .hookspecs import HOOKS
 from .methods import Found, Method, found
 from .progress import Quiet
 from .recipe import Arm, Data, Defaults, Recipe, Step
-from .samples import FAMILY, Array, Pool, Sample, Samples
+from .samples import DERIVED, Array, Pool, Sample, Samples
 from .store import Store, default_root
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
     """A run that is over: its folder, and what is in it."""
 
@@ -32,6 +32,11 @@ class Run:
     state: State
     manifest: Mapping[str, Any]
     arms: dict[str, Run] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        counts = self.manifest["counts"]
+        arms = f", arms: {', '.join(self.arms)}" if self.arms else ""
+        return f"<siftune run {self.folder}: {shown.rows(counts['rows'])}, {counts['kept']:,} kept{arms}>"
 
     @property
     def table(self) -> Any:
@@ -109,26 +114,30 @@ def carry_out(
         step.method()
     pool = _read(recipe)
     inputs = None if pool is None else (pool.source.column_names() if pool.source else [])
+    texts = pool.source.text_names() if pool is not None and pool.source else []
     arms = [recipe.arm(arm) for arm in recipe.arms]
-    plan.check(recipe, inputs)
-    for arm in arms:
-        plan.check(arm, inputs)
+    for one in (recipe, *arms):
+        plan.check(one, inputs, texts)
     folder = Path(out) if out is not None else runfolder.next_free(recipe.name)
-    runfolder.prepare(folder, recipe, overwrite)
     shared = Store(Path(store) if store is not None else default_root())
     shared.prepare()
     told = progress or Quiet()
-    with teachers(partial(told.say, "teacher")) as chat_with:
+    with (
+        runfolder.opened(folder, recipe, overwrite),
+        teachers(partial(told.say, "teacher")) as chat_with,
+    ):
         carry = partial(_carry, store=shared, format=format, progress=told, chat_with=chat_with, inputs=inputs)
         whole = carry(recipe, pool, folder)
-        for arm in arms:
-            told.say(f"arm {arm.name}", f"the same but for {arm.name}")
+        for arm, said in zip(arms, recipe.arms, strict=True):
+            replaced = recipe.steps[recipe.replaced(said)].label
+            told.say(f"arm {arm.name}", f"the same with {said.step.label} in the place of {replaced}")
             place = folder / "arms" / arm.name
+            place.mkdir(parents=True, exist_ok=True)
             runfolder.prepare(place, arm)
             whole.arms[arm.name] = carry(arm, _fresh(pool), place)
-    from . import report
+        from . import report
 
-    report.write(whole)
+        report.write(whole)
     return whole
 
 
@@ -212,7 +221,7 @@ def apply(
     inside[samples.rows] = True
     state.in_play &= inside
     known = plan.Known({name: "the caller" for name in pool.names()}, [])
-    known.columns[FAMILY] = "the caller"
+    known.columns |= dict.fromkeys(DERIVED, "the caller")
     known.about = {name: held.about for name, held in pool.columns.items()}
     planned = plan.plan_method(
         1, step, method, _source(type(method), hook, step.name), Defaults(min_coverage=0.0), known

@@ -52,6 +52,9 @@ class Checker:
             raise self.fault(" and ".join(said))
         for name in promised:
             rows.columns[name] = self._column(name, given[name], rows.states, samples)
+        for about in self.columns:
+            if about.numeric and (text := next((v for v in rows.columns[about.name] if isinstance(v, str)), None)):
+                raise self.fault(f"returned {_described(text)} for {about.name!r}, which gives() promises as a number")
         return rows
 
     def clusters(self, answer: Any, samples: Samples) -> tuple[Rows, Array]:

@@ -88,7 +88,11 @@ def caller(
         raise Fault(f"{label} ({source}): {type(method).__name__} does not implement {hook}; is @hookimpl missing?")
     watch = Observed(hook, drain)
     with blamed(label, source):
-        manager.register(method, name=label)
+        try:
+            manager.register(method, name=label)
+        except pluggy.PluginValidationError as error:
+            allowed = ", ".join(manager.hook.__dict__[hook].spec.argnames)
+            raise Fault(f"{label} ({source}): {str(error).splitlines()[-1]}; it may take {allowed}") from None
         manager.check_pending()
     manager.register(watch, name="siftune: innermost")
     around = observers()

@@ -12,10 +12,12 @@ from typing import Any
 import click
 
 from . import options
-from .errors import UserError, suggestion
+from .errors import UserError, near
 from .hookspecs import HOOKS
 from .methods import found, load
 from .recipe import ON, Step
+
+HELP = ("-h", "--help")
 
 
 class StepCommand(click.Command):
@@ -39,7 +41,8 @@ class StepCommand(click.Command):
         own.append(click.Option(["--name", "label"], default="", help="name of the step, for arms to replace it"))
         self.known = options.of(kind)
         params: list[click.Parameter] = [option.click() for option in self.known.values()]
-        super().__init__(f"{hook} {name}", params=params + own, help=kind.__doc__, callback=self._step)
+        settings = {"help_option_names": list(HELP)}
+        super().__init__(f"{hook} {name}", settings, self._step, params + own, help=kind.__doc__)
 
     def _step(self, on: str, label: str, as_: str | None = None, budget: str | None = None, **given: Any) -> Step:
         named = {
@@ -61,7 +64,7 @@ class StepCommand(click.Command):
 
     def knows(self, word: str) -> bool:
         """Whether this step has the option."""
-        return any(word.partition("=")[0] in (*p.opts, *p.secondary_opts, "--help") for p in self.params)
+        return any(word.partition("=")[0] in (*p.opts, *p.secondary_opts, *HELP) for p in self.params)
 
 
 def parse(words: Sequence[str], run_options: Sequence[str] = ()) -> list[Step]:
@@ -74,9 +77,9 @@ def parse(words: Sequence[str], run_options: Sequence[str] = ()) -> list[Step]:
     while at < len(words):
         hook = words[at]
         if hook not in HOOKS:
-            raise UserError(f"{hook!r} is no hook.{suggestion(hook, HOOKS)} A step is HOOK METHOD, such as 'score ifd'")
+            raise UserError(f"{hook!r} is no hook.{near(hook, HOOKS)} A step is HOOK METHOD, such as 'score ifd'")
         if at + 1 >= len(words) or words[at + 1].startswith("-") or words[at + 1] in HOOKS:
-            if at + 1 < len(words) and words[at + 1] == "--help":
+            if at + 1 < len(words) and words[at + 1] in HELP:
                 click.echo(_method_list(hook))
                 raise SystemExit(0)
             raise UserError(f"{hook} needs the name of a method: {', '.join(found(hook)) or 'none is installed'}")
@@ -90,9 +93,21 @@ def parse(words: Sequence[str], run_options: Sequence[str] = ()) -> list[Step]:
                 raise UserError(
                     f"{word.partition('=')[0]} belongs to the run: write it before {words[0]!r}, after the data set"
                 )
+        _check_words(command, own)
         steps.append(_invoke(command, own))
         at = end
     return steps
+
+
+def _check_words(command: StepCommand, words: Sequence[str]) -> None:
+    """Whether every word is an option or its value, up to the first option that there is not. Raises UserError."""
+    at = 0
+    while at < len(words) and (not words[at].startswith("-") or command.knows(words[at])):
+        if not words[at].startswith("-"):
+            hint = near(words[at], HOOKS)
+            rest = "" if hint else f" Options begin with --; a new step begins with one of {', '.join(HOOKS)}."
+            raise UserError(f"{command.name} is followed by {words[at]!r}.{hint}{rest}")
+        at += 2 if command.takes_value(words[at]) else 1
 
 
 def _invoke(command: StepCommand, words: list[str]) -> Step:
@@ -101,20 +116,24 @@ def _invoke(command: StepCommand, words: list[str]) -> Step:
             step = command.invoke(context)
     except click.NoSuchOption as error:
         flags = [flag for param in command.params for flag in param.opts]
-        hint = suggestion(error.option_name, flags)
-        known = hint if "Did you" in hint else f" It has {', '.join(flags)}."
+        known = near(error.option_name, flags) or f" It has {', '.join(flags)}."
+        known = " It belongs to select." if error.option_name == "--budget" else known
         raise UserError(f"{command.name} has no option {error.option_name!r}.{known}") from None
     except click.MissingParameter as error:
         option = error.param.opts[0] if error.param else ""
         raise UserError(f"{command.name} needs {option}: {getattr(error.param, 'help', '')}") from None
     except click.UsageError as error:
-        extra = ""
-        if "unexpected extra argument" in error.format_message():
-            extra = f" Options begin with --; a new step begins with one of {', '.join(HOOKS)}."
-        raise UserError(f"{command.name}: {error.format_message()}{extra}") from None
+        raise UserError(f"{command.name}: {error.format_message()}") from None
     step.method()
     assert isinstance(step, Step)
     return step
+
+
+def method_help(hook: str, name: str) -> str:
+    """What `HOOK METHOD --help` prints."""
+    command = StepCommand(hook, name)
+    settings: dict[str, Any] = {"terminal_width": 100, **command.context_settings}
+    return command.get_help(click.Context(command, info_name=command.name, **settings))
 
 
 def _method_list(hook: str) -> str:

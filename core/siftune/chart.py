@@ -106,17 +106,6 @@ def _edges(start: float, end: float, log: bool, whole: bool, bins: int, bound: f
     return edges if np.all(np.diff(edges) > 0) else np.array([start, end])
 
 
-def by_size(pool: Array, kept: Array) -> tuple[Array, Array]:
-    """Cluster labels numbered anew, the largest cluster of the pool first from 1."""
-    labels, counts = np.unique(pool[np.isfinite(pool)], return_counts=True)
-    place = {float(label): at for at, label in enumerate(labels[np.argsort(-counts, kind="stable")], 1)}
-
-    def renamed(values: Array) -> Array:
-        return np.array([place.get(float(v), math.nan) for v in values])
-
-    return renamed(pool), renamed(kept)
-
-
 def svg(one: Histogram, name: str) -> Markup:
     """The drawing, with a text for those who hear it. `name` tells its parts from those of other drawings."""
     title = f"Histogram of {one.about.name}"

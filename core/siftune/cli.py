@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +59,17 @@ class RunCommand(click.Command):
 class Group(click.Group):
     """Commands in the order that they are needed in; a misspelt one is told its neighbour."""
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            answer = super().invoke(ctx)
+            sys.stdout.flush()  # here, and not where nobody catches what it raises
+        except BrokenPipeError as error:
+            if _in_a_step(error):
+                raise
+            _hush()  # who reads has what it wants; click would leave with an error
+            return 0
+        return answer
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
@@ -101,8 +115,8 @@ def run_options(command: Any) -> Any:
 @click.option("--seed", type=int, help="of everything that is drawn  [default: 0]")
 @click.option("--limit", type=click.IntRange(min=1), help="read only so many rows")
 @click.option("--model", help="student: shipped name, folder or hub id; for every step that names none")
-@click.option("--template", help="prompt template: auto, alpaca, vicuna, wiz, plain  [default: auto]")
-@click.option("--dtype", help="float32, bfloat16, float16  [default: float32 on a processor, bfloat16 on a GPU]")
+@click.option("--template", help="prompt template: auto, chat, alpaca, vicuna, wiz, plain  [default: auto]")
+@click.option("--dtype", help="float32, bfloat16  [default: float32 on a processor, bfloat16 on a GPU]")
 @click.option("--min-coverage", type=click.FloatRange(0, 1), help="share of rows that a step has to finish")
 @click.option(
     "--input-format",
@@ -112,7 +126,7 @@ def run_options(command: Any) -> Any:
 @click.option("--format", default="", help="how selected.jsonl is written  [default: as the rows came]")
 @click.option("--on-bad-row", type=click.Choice(["stop", "leave-out"]), help="at a malformed row  [default: stop]")
 @click.option("--keep-duplicates", is_flag=True, default=None, help="leave equal rows in play")
-@click.option("--overwrite", is_flag=True, help="replace the run that is in the folder")
+@click.option("--overwrite", is_flag=True, help="replace the run in the folder when this one is finished")
 @click.option("--save", type=click.Path(path_type=Path), help="write the chain as a recipe, and run nothing")
 @click.pass_context
 def run(ctx: click.Context, /, **given: Any) -> None:
@@ -128,7 +142,7 @@ def run(ctx: click.Context, /, **given: Any) -> None:
     if given["save"]:
         for step in recipe.steps:
             step.method()
-        recipe.write(given["save"])
+        recipe.write(given["save"], overwrite=given["overwrite"])
         click.echo(f"wrote {given['save']}; carry it out: siftune run {given['save']}")
         return
     carried = _carry_out(recipe, **{k: given[k] for k in ("out", "store", "overwrite", "format", "quiet", "as_json")})
@@ -145,6 +159,8 @@ def _recipe(ctx: click.Context, given: dict[str, Any]) -> Recipe:
     command = ctx.command
     assert isinstance(command, RunCommand)
     data: tuple[str, ...] = given["data"]
+    if words or len(data) > 1 or (data and not _is_recipe(data[0])):
+        _check_data(data)
     recipes = [path for path in data if path.endswith(".toml")]
     if recipes and (words or len(data) > 1):
         raise UserError(f"{recipes[0]} is a recipe and has its own steps; give it alone, and its data with --data")
@@ -154,6 +170,9 @@ def _recipe(ctx: click.Context, given: dict[str, Any]) -> Recipe:
         except UserError as error:
             if not data and Path(words[0]).exists():
                 raise UserError(f"{error} (for the file of that name write ./{words[0]})") from None
+            for before, word in pairwise(words):
+                if not data and not before.startswith("--") and (Path(word).is_file() or "://" in word):
+                    raise UserError(f"the data set comes first: siftune run {word} {words[0]} ...") from None
             raise
         recipe = Recipe(steps)
         recipe = replace(recipe, data=replace(recipe.data, path=data))
@@ -177,6 +196,32 @@ def _recipe(ctx: click.Context, given: dict[str, Any]) -> Recipe:
     }
     told = {k: v for k, v in read.items() if v is not None}
     return replace(recipe, run=replace(recipe.run, **defaults), data=replace(recipe.data, **told))
+
+
+def _is_recipe(path: str) -> bool:
+    from .recipe import find
+
+    try:
+        return bool(find(path))
+    except UserError:
+        return False
+
+
+def _check_data(data: Sequence[str]) -> None:
+    """Whether each is a file, or at least no step that was misspelt into one. Raises UserError."""
+    from .errors import near
+    from .methods import found
+
+    for word in data:
+        if Path(word).exists() or "." in word or "/" in word:
+            continue
+        hook = next((one for one in HOOKS if word in found(one)), None)
+        if hook is not None:
+            raise UserError(f"{word!r} is a method of {hook}; write: {hook} {word}")
+        named, equals, _ = word.partition("=")
+        if hint := near(named.lower(), HOOKS):
+            hint = " A step is HOOK METHOD, such as: score length" if equals else hint
+            raise UserError(f"there is no file {word!r}, and no such hook.{hint}")
 
 
 def _carry_out(recipe: Recipe, *, quiet: bool, as_json: bool, **options: Any) -> Run:
@@ -204,6 +249,7 @@ def _progress(quiet: bool) -> Quiet:
 
 def _conclude(carried: Run, *, as_json: bool) -> None:
     """Say what was kept and where everything is."""
+    from . import shown
     from .runfolder import user_path
 
     counts = carried.manifest["counts"]
@@ -221,7 +267,7 @@ def _conclude(carried: Run, *, as_json: bool) -> None:
             for n in ("left_out", "failed", "rejected", "rewrites")
             if counts[n]
         )
-        click.echo(f"{counts['rows']:,} rows: {counts['kept']:,} kept{rest}")
+        click.echo(f"{shown.rows(counts['rows'])}: {counts['kept']:,} kept{rest}")
     every = [carried, *carried.arms.values()]
     if not any(one.computed for one in every):
         click.echo("nothing was computed: every step was in the store")
@@ -252,14 +298,24 @@ def quickstart(**given: Any) -> None:
 
 @cli.command()
 @click.argument("hook", required=False)
+@click.argument("method", required=False)
 @click.option("--json", "as_json", is_flag=True, help="print them as JSON")
-def methods(hook: str | None, as_json: bool) -> None:
-    """List the methods that are installed, and those that could be."""
+def methods(hook: str | None, method: str | None, as_json: bool) -> None:
+    """List the methods that are installed, and those that could be; show the options of METHOD."""
     from . import registry
     from .methods import found
 
     if hook is not None and hook not in HOOKS:
-        raise UserError(f"no hook {hook!r}.{suggestion(hook, HOOKS)}")
+        named = [(one, hook) for one in HOOKS if hook in found(one)] if method is None else []
+        if not named:
+            raise UserError(f"no hook {hook!r}.{suggestion(hook, HOOKS)}")
+    else:
+        named = [(hook, method)] if hook and method else []
+    if named:
+        from .chain import method_help
+
+        click.echo("\n\n".join(method_help(*one) for one in named))
+        return
     rows = []
     for one in [hook] if hook else HOOKS:
         here, known = found(one), registry.methods(one)
@@ -401,6 +457,32 @@ def doctor() -> None:
         click.echo(f"{name:<24} {told}")
 
 
+# A place that the user named cannot be used: a mistake, and no fault of the program's.
+PLACES = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS, errno.ENAMETOOLONG}
+PLACES |= {errno.ENOSPC, errno.EDQUOT}
+
+
+def _place(error: OSError) -> str:
+    why = (error.strerror or str(error)).lower()
+    if error.filename is None:
+        return f"what is written finds no place: {why}; what was finished is kept"
+    return f"{error.filename} cannot be used: {why}; name another place"
+
+
+def _in_a_step(error: BaseException) -> bool:
+    """Whether a plugin's hook raised it, see calling.caller."""
+    return any(note.startswith("in the step") for note in getattr(error, "__notes__", ()))
+
+
+def _hush() -> None:
+    """Nothing more to a stdout that takes nothing more, not even at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _with_notes(error: BaseException, text: str) -> str:
+    return "; ".join([text, *getattr(error, "__notes__", ())])
+
+
 def main() -> None:
     """Run the command line: a user's mistake is a sentence, a plugin's fault a traceback."""
     try:
@@ -408,15 +490,16 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except click.Abort:
-        click.echo("stopped", err=True)
-        sys.exit(130)
     except UserError as error:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {_with_notes(error, str(error))}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        click.echo("stopped; the same command goes on from what is finished", err=True)
+    except (click.Abort, KeyboardInterrupt) as error:
+        click.echo(_with_notes(error.__cause__ or error, "stopped; run the same command again to go on"), err=True)
         sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(1)
+    except OSError as error:
+        if error.errno not in PLACES or _in_a_step(error):
+            raise
+        _hush()
+        click.echo(f"Error: {_with_notes(error, _place(error))}", err=True)
+        sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)

@@ -43,6 +43,7 @@ class Done:
     found: int = 0  # rows (or 1 for a whole view) that the store had already
     computed: int = 0
     seconds: float = 0.0
+    took: float = 0.0  # seconds that computing it has taken in this folder, in earlier tries too
     figures: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     kept: Array | None = None  # rows of the pool in the order of a selection
@@ -361,6 +362,10 @@ class Engine:
                 warnings.append(
                     f"the budget of {budget} is over the {len(view)} samples of the view: everything is kept"
                 )
+        elif planned.step.name != "all":
+            passed = len(chosen.left_out) if type(planned.method).numeric else 0
+            if len(order) + passed == len(view):
+                warnings.append(f"no budget is given: all {len(order)} rows that may be chosen are kept; see --budget")
         rank = np.full(len(view), np.nan)
         rank[order] = np.arange(1, len(order) + 1)
         weight = np.full(len(view), np.nan)

@@ -27,11 +27,15 @@ def show(folder: Path, row: str, *, as_json: bool) -> None:
     """Print the story of a sample. Raises UserError, see story."""
     from rich.console import Console
 
+    class Piped(Console):
+        def on_broken_pipe(self) -> None:  # rich would leave with an error
+            raise BrokenPipeError
+
     told = story(folder, row)
     if as_json:
         print(json.dumps(told, indent=2, ensure_ascii=False, default=str))
     else:
-        write(told, Console(highlight=False, markup=False, emoji=False))
+        write(told, Piped(highlight=False, markup=False, emoji=False))
 
 
 def write(told: Mapping[str, Any], console: Console) -> None:

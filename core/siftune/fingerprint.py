@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .methods import Method
-from .samples import Array, Held
+from .samples import ROW, Array, Held
 
 CORE = Path(__file__).parent
 
@@ -86,7 +86,7 @@ def row_keys(ids: list[str], rows: Array, helds: Iterable[Held], total: int) -> 
     row, and so does one that came later (of a request that failed, of a row that was out of play)."""
     keys = list(ids)
     for number, held in enumerate(helds):
-        if held.about.name.startswith("input."):
+        if held.about.name.startswith("input.") or held.about.name == ROW:
             suffixes: Iterable[str] = (digest(_plain(value))[:12] for value in held.at(rows, total))
         else:
             known = held.known(rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +14,16 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from . import shapes
-from .errors import UserError, suggestion
+from .errors import UserError, near
 from .samples import Array, Pool, Sample
 from .shapes import BadRow, Row, Shape
 
 OnBadRow = Literal["stop", "leave-out"]
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet")
+
+
+class NoShape(BadRow):
+    """A row whose fields are those of no shape."""
 
 
 @dataclass
@@ -41,6 +46,13 @@ class Source:
                     names.update(dict.fromkeys(name for name in row if name not in shape.own))
             self._names = list(names)
         return self._names
+
+    def text_names(self) -> list[str]:
+        """Those of the columns whose first values are texts."""
+        return [name for name in self.column_names() if isinstance(self._first(name), str)]
+
+    def _first(self, name: str) -> Any:
+        return next((value for row in self.rows[:1000] if (value := row.get(name)) is not None), None)
 
     def column(self, name: str, total: int) -> Array:
         """The values of such a column, padded to `total` rows: float64 with NaN, or objects with None."""
@@ -80,9 +92,10 @@ def read(
                 sample, found = _sample(raw, wanted)
             except BadRow as problem:
                 if on_bad_row == "stop":
-                    raise UserError(
-                        f"{path}, row {number}: {problem}. Mend the row, or leave such rows out: --on-bad-row leave-out"
-                    ) from None
+                    # the first row stands for all: there is nothing to leave out
+                    alone = isinstance(problem, NoShape) and not samples
+                    advice = "" if alone else ". Mend the row, or leave such rows out: --on-bad-row leave-out"
+                    raise UserError(f"{path}, row {number}: {problem}{advice}") from None
                 kept = {"file": str(path), "row": number, "reason": str(problem)}
                 source.rejected.append(kept | {"text": _shown(raw)})
                 continue
@@ -124,7 +137,10 @@ def _sample(raw: Any, wanted: Shape | None) -> tuple[Sample, Shape]:
     shape = wanted or shapes.detect(raw)
     if shape is None:
         columns = ", ".join(map(str, list(raw)[:8])) or "no columns"
-        raise BadRow(f"has {columns}; none of the formats that can be read: {shapes.expected()}")
+        raise NoShape(
+            f"has {columns}; none of the formats that can be read: {shapes.expected()}; "
+            "rename the fields to those of one"
+        )
     missing = [key for key in shape.keys if key not in raw]
     if missing:
         raise BadRow(f"has no field {missing[0]!r}, which {shape.name} rows have")
@@ -144,22 +160,29 @@ def _shown(raw: Any) -> str:
 def _rows(path: str) -> Iterator[tuple[int, Any]]:
     """(row number from 1, row), where a row that cannot be parsed is a BadRow."""
     if path.startswith("hf://"):
+        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[^:]+)?(:.+)?", path[5:]):
+            raise UserError(f"{path} names no data set; write hf://org/name[@revision][:split]")
         yield from enumerate(_hub(path[5:]), 1)
         return
     file = Path(path).expanduser()
     if not file.is_file():
         if file.is_dir():
             raise UserError(f"{path} is a folder; name the files in it: {path.rstrip('/')}/*.jsonl")
-        near = [str(p) for p in file.parent.iterdir()] if file.parent.is_dir() else []
-        names = {Path(p).name: p for p in near}
-        hint = suggestion(file.name, names) if names else ""
-        raise UserError(f"there is no file {path}.{hint if 'Did you mean' in hint else ''}")
+        beside = [p.name for p in file.parent.iterdir()] if file.parent.is_dir() else []
+        raise UserError(f"there is no file {path}.{near(file.name, beside)}")
     if not file.stat().st_size:
         raise UserError(f"{path} is empty")
     name = file.name.removesuffix(".gz").removesuffix(".zst")
     if name.endswith(".parquet"):
         yield from enumerate(_parquet(file), 1)
         return
+    if name.endswith((".csv", ".tsv")):
+        how = f"pandas.read_csv({path!r}{', sep=chr(9)' if name.endswith('.tsv') else ''})"
+        jsonl = f"{name[:-4]}.jsonl"
+        raise UserError(
+            f"{path} is a table of text; make JSONL of it: "
+            f'python -c "import pandas; {how}.to_json({jsonl!r}, orient=\'records\', lines=True)"'
+        )
     try:
         with _opened(file) as stream:
             yield from _json(stream, path)
@@ -230,10 +253,24 @@ def _json(stream: IO[bytes], path: str) -> Iterator[tuple[int, Any]]:
     if first == b"[":
         yield from _json_array(head + stream.read(), path)
     elif first == b"{":
+        head = _lines_or_one(head, stream, path)
         yield from _json_lines(head, stream)
     else:
         shown = head[:20].decode("utf-8", "backslashreplace")
         raise UserError(f"{path} is neither JSON, JSONL nor Parquet: it begins with {shown!r}")
+
+
+def _lines_or_one(head: bytes, stream: IO[bytes], path: str) -> bytes:
+    """What was read so far. Raises UserError where all of it is one object over several lines."""
+    first, ended, _ = head.lstrip().partition(b"\n")
+    if not ended or first.rstrip().endswith(b"}"):
+        return head
+    head += stream.read()
+    try:
+        names = ", ".join(list(json.loads(head))[:8])
+    except (ValueError, RecursionError):
+        return head
+    raise UserError(f"{path} is one object ({names}); wanted is a list of rows, or JSONL: one row in a line")
 
 
 def _json_array(text: bytes, path: str) -> Iterator[tuple[int, Any]]:

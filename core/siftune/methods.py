@@ -33,6 +33,7 @@ class Method:
     - `reads`: the kind of model that its field `model` names; only "causal-lm" inherits the run's.
     - `makes`: the kind of model that a trainer gives.
     - `requires`: fields that the run fills and that may not stay empty ("model", "teacher", ...).
+    - `numeric`: fields that name a column of numbers; one that is known to hold text is refused before the run.
     - `uses`: core modules whose code the values hang on; a change there computes them anew.
     - `scope`: "rows" is called shard by shard and cached by sample, "view" is called once (score only).
     - `shard`: rows handed over at once, and lost at most by a kill.
@@ -42,6 +43,7 @@ class Method:
     reads: ClassVar[str] = "causal-lm"
     makes: ClassVar[str] = "causal-lm"
     requires: ClassVar[Sequence[str]] = ()
+    numeric: ClassVar[Sequence[str]] = ()
     uses: ClassVar[Sequence[str]] = ()
     scope: ClassVar[Literal["rows", "view"]] = "rows"
     shard: ClassVar[int] = 1024

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from .prompts import Template
 
 __all__ = [
-    "SHIPPED", "Encoded", "Reader", "count_tokens", "digest", "folder", "reader", "tokenizer"
+    "SHIPPED", "Encoded", "Reader", "check", "count_tokens", "digest", "folder", "reader", "tokenizer"
 ]  # fmt: skip
 
 SHIPPED = "siftune.models"  # the entry-point group of models that ship inside a distribution
@@ -29,6 +30,7 @@ SHIPPED = "siftune.models"  # the entry-point group of models that ship inside a
 # what a model is read from: weights without code, tokenizer, configuration
 READ = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 UNREAD = ("consolidated*", "original/*", "onnx/*", "openvino/*")
+TOKENIZERS = ("tokenizer.json", "*.model", "*.tiktoken", "vocab.*")
 HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
@@ -63,6 +65,33 @@ def _checked(path: Path, reference: str) -> Path:
         hint = f" Did you mean {str(path / inside[0])!r}?" if inside else ""
         raise UserError(f"model {reference!r}: the folder has no config.json.{hint}")
     return path
+
+
+def check(reference: str, reads: str = "causal-lm") -> None:
+    """Look cheaply whether a model's folder is whole: weights, and of a causal LM the tokenizer. Raises UserError."""
+    path = folder(reference)
+    weights = list(path.glob("*.safetensors"))
+    other = () if reads == "causal-lm" else ("*/*.safetensors", "pytorch_model.bin")
+    if not weights and not any(any(path.glob(one)) for one in other):
+        raise UserError(f"model {reference!r}: the folder has no weights (*.safetensors)")
+    for file in weights:
+        if not _is_whole(file):
+            raise UserError(f"model {reference!r}: {file.name} is cut off or damaged; fetch it again")
+    if reads == "causal-lm" and not any(any(path.glob(one)) for one in TOKENIZERS):
+        raise UserError(f"model {reference!r}: the folder has no tokenizer (tokenizer.json)")
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a safetensors file is as long as its header says."""
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(min(length, size)))
+        ends = [told["data_offsets"][1] for name, told in header.items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return False
+    return bool(size == 8 + length + max(ends, default=0))
 
 
 def _nearest(local: Path, names: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import click
 
-from .errors import UserError, suggestion
+from .errors import UserError, near
 from .methods import Method
 
 NAMES = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}
@@ -43,7 +43,8 @@ class Kind(click.ParamType[Any]):
         parts = [article.get(NAMES[t], f"a {NAMES[t]}" if t is not bool else NAMES[t]) for t in self.types]
         if self.words:
             parts = [", ".join(map(str, self.words)), *parts]
-            return " or ".join(parts) + (suggestion(value, map(str, self.words)) if isinstance(value, str) else "")
+            hint = near(value, map(str, self.words)) if isinstance(value, str) else ""
+            return " or ".join(parts) + ("." + hint if hint else "")
         return " or ".join(parts)
 
 
@@ -123,6 +124,8 @@ class Option:
                 return [_placed(self.kind.convert(one, None, None), base) for one in values]
             if value is None:
                 return None
+            if self.flag and not isinstance(value, bool):  # "yes" is a word of the command line
+                raise click.BadParameter(f"{value!r} is not true or false")
             checked = self.kind.convert(value, None, None)
         except click.BadParameter as error:
             raise UserError(f"Invalid value for '{self.spelled}': {error.message}") from None
@@ -173,8 +176,7 @@ def build(kind: type[Method], given: Mapping[str, Any], label: str, base: Path =
     for key in given:
         if key.rstrip("_") not in by_key:
             names = ", ".join(option.spelled for option in known.values()) or "none"
-            hint = suggestion(key, by_key)
-            raise UserError(f"{label} has no option {key!r}.{hint if 'Did you' in hint else f' It has {names}.'}")
+            raise UserError(f"{label} has no option {key!r}.{near(key, by_key) or f' It has {names}.'}")
     values = {}
     try:
         for key, value in given.items():

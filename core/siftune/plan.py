@@ -5,20 +5,27 @@ from __future__ import annotations
 import fnmatch
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from . import methods, prompts, registry
 from .attach import Checker
 from .budget import Budget
-from .errors import UserError, suggestion
+from .errors import UserError, near, suggestion
 from .methods import FILLED, Found, Method
-from .recipe import Defaults, Recipe, Step
-from .samples import FAMILY, Column
+from .recipe import Defaults, Recipe, Step, placed
+from .samples import DERIVED, FAMILY, Column
 
 # Made by a select that weights what it keeps; there or not, which only the run can tell.
 WEIGHT = "weight"
+MAKES_COLUMNS = ("embed", "cluster", "score")
+WORDS = {
+    "dtype": ("float32", "bfloat16"),
+    "device": ("cpu", "cuda", "mps"),
+    "template": ("auto", "chat", *prompts.STYLES),
+}
 # What `table.parquet`, the folders of the steps and the store say of every row.
 TAKEN = frozenset(
     ("id", "row", "parent", "made_by", "status", "reason", "kept", "rank", WEIGHT, "key", "state", FAMILY)
@@ -63,21 +70,30 @@ class Known:
     inputs: Sequence[str]
     about: dict[str, Column] = field(default_factory=dict)
     makes: set[str] = field(default_factory=set)  # kinds of models that earlier steps train
+    texts: frozenset[str] = frozenset()
+    later: dict[str, str] = field(default_factory=dict)  # columns that later steps make
 
 
-def check(recipe: Recipe, inputs: Sequence[str] | None) -> list[Planned]:
-    """Plan a recipe. `inputs` are the columns that the rows come with, None where there is no data set.
+def check(recipe: Recipe, inputs: Sequence[str] | None, texts: Iterable[str] = ()) -> list[Planned]:
+    """Plan a recipe. `inputs` are the columns that the rows come with, None where there is no data set; `texts`
+    are those of them that hold text.
 
     Raises UserError for the first thing that would fail.
     """
     if not recipe.steps:
         raise UserError("there is no step; write at least one, such as: score length")
-    known = Known({FAMILY: "every sample"}, list(inputs or ()))
+    for name in WORDS:
+        _check_word("the run", name, getattr(recipe.run, name))
+    made = dict.fromkeys(DERIVED, "every sample")
+    known = Known(made, list(inputs or ()), texts=frozenset(f"input.{name}" for name in texts))
     planned = []
     for number, step in enumerate(recipe.steps, 1):
         if step.hook != "evaluate" and inputs is None:
-            raise UserError(f"{step.label} needs a data set: siftune run DATA {step.label} ...")
-        planned.append(plan_method(number, step, step.method(), step.found(), recipe.run, known))
+            said = "--data DATA, or path in [data]" if step.where else f"siftune run DATA {step.label} ..."
+            raise UserError(f"{step.label} needs a data set: {said}")
+        known.later = {one.column: one.label for one in recipe.steps[number:] if one.hook in MAKES_COLUMNS}
+        with placed(step.where):
+            planned.append(plan_method(number, step, step.method(), step.found(), recipe.run, known))
     _name_students(planned, recipe.run)
     return planned
 
@@ -105,6 +121,9 @@ def plan_method(number: int, step: Step, method: Method, found: Found, defaults:
     one.travelling = fill(method, step, defaults, known.makes)
     _require(one)
     one.needs = _needs(one, known)
+    for name in type(method).numeric:
+        if (column := getattr(method, name)) in known.texts:
+            raise UserError(f"{one.label}: {column} holds text, and only numbers have an order")
     one.gives = _gives(one)
     for column in one.gives:
         if column.name in known.columns:
@@ -118,7 +137,7 @@ def plan_method(number: int, step: Step, method: Method, found: Found, defaults:
         known.columns.setdefault(WEIGHT, one.label)
     if step.budget is not None:
         per = Budget.parse(step.budget).per
-        if per is not None and per not in known.columns and per.removeprefix("input.") not in known.inputs:
+        if per is not None and per not in known.columns and per not in [f"input.{name}" for name in known.inputs]:
             raise UserError(
                 f"{one.label}: the budget counts per {per!r}, which is no column.{_columns_hint(per, known)}"
             )
@@ -176,14 +195,15 @@ def _require(one: Planned) -> None:
         flag = "--" + name.replace("_", "-")
         example = {"model": "nano", "teacher": "http://localhost:8000/v1"}.get(name, name.upper())
         raise UserError(f"{one.label} needs a {name.replace('_', ' ')}: {flag} {example}, for the run or for the step")
-    for name in ("dtype", "device", "template"):
-        _check_word(one, name)
+    for field_ in kind.fields():
+        if field_.name in WORDS and "Literal" not in str(field_.type):  # which says itself what is allowed
+            _check_word(one.label, field_.name, getattr(one.method, field_.name))
     for model in (getattr(one.method, "model", None), *one.method.also_reads()):
         if isinstance(model, str):
             from . import models
 
             try:
-                models.folder(model)
+                models.check(model, kind.reads)
             except UserError as error:
                 raise UserError(f"{one.label}: {error}") from None
     teacher = getattr(one.method, "teacher", None)
@@ -197,23 +217,29 @@ def _require(one: Planned) -> None:
                 raise UserError(f"{one.label}: --{name.rstrip('_').replace('_', '-')}: there is no file {path}")
 
 
-def _check_word(one: Planned, name: str) -> None:
-    words = {
-        "dtype": ("float32", "bfloat16", "float16"),
-        "device": ("cpu", "cuda", "mps"),
-        "template": ("auto", "alpaca", "vicuna", "wiz", "plain"),
-    }[name]
-    value = getattr(one.method, name, None)
-    own = {f.name: f for f in type(one.method).fields()}
-    if value is None or name not in own or "Literal" in str(own[name].type):
-        return
-    if str(value).partition(":")[0] not in words:
-        raise UserError(f"{one.label}: no {name} {value!r}.{suggestion(str(value), words)}")
+def _check_word(label: str, name: str, value: str | None) -> None:
+    """Whether a dtype, a device or a template is one that there is. Raises UserError."""
+    words = WORDS[name]
+    plain = str(value).partition(":")[0] if name == "device" else value
+    if value is not None and plain not in words:
+        listed = f"{', '.join(words[:-1])} or {words[-1]}"
+        raise UserError(f"{label}: no {name} {value!r}.{near(value, words)} Take {listed}")
+    if name == "device" and value not in (None, "cpu") and not _has_device(str(value)):
+        raise UserError(f"{label}: there is no device {value!r} on this machine; see: siftune doctor")
+
+
+@cache
+def _has_device(name: str) -> bool:
+    import torch
+
+    kind, _, number = name.partition(":")
+    count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}[kind]
+    return (int(number) if number.isdigit() else 0 if not number else count) < count
 
 
 def _needs(one: Planned, known: Known) -> list[str]:
     needed = []
-    every = [*(name for name in known.columns if name != FAMILY), *(f"input.{name}" for name in known.inputs)]
+    every = [name for name in known.columns if name not in DERIVED] + [f"input.{name}" for name in known.inputs]
     for name in one.method.needs():
         if "*" in name:  # "style.*" is as many columns as there are
             matching = fnmatch.filter(every, name)
@@ -241,18 +267,22 @@ def _needs(one: Planned, known: Known) -> list[str]:
 def _columns_hint(name: str, known: Known) -> str:
     if name in known.inputs:
         return f" The rows came with it: write input.{name}."
+    if later := known.later.get(name) or known.later.get(name.partition(".")[0].removesuffix("_distance")):
+        return f" {later} comes later: put it before"
     if name == "embedding":
         return " Put a step before it: embed sentence"
     if name.startswith("cluster"):
         return " Put a step before it: cluster kmeans"
+    if (scorer := name.partition(".")[0]) in {**registry.methods("score"), **methods.found("score")}:
+        return f" Put a step before it: score {scorer}"
     return suggestion(
-        name, [c for c in known.columns if c not in (FAMILY, WEIGHT)] + [f"input.{c}" for c in known.inputs]
+        name, [c for c in known.columns if c not in (*DERIVED, WEIGHT)] + [f"input.{c}" for c in known.inputs]
     )
 
 
 def _gives(one: Planned) -> list[Column]:
     step = one.step
-    if step.hook in ("embed", "cluster", "score") and step.column in TAKEN:
+    if step.hook in MAKES_COLUMNS and step.column in TAKEN:
         raise UserError(
             f"{one.label}: {step.column!r} is what the table says of every row; give another name: --as NAME"
         )

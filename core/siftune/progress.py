@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from . import shown
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
@@ -51,7 +53,7 @@ class Lines(Quiet):
         self._reset(label, missing)
         if missing:
             found = f", {total - missing:,} found" if missing < total else ""
-            self._print(f"{label}: {missing:,} rows to do{found}")
+            self._print(f"{label}: {shown.rows(missing)} to do{found}")
 
     def rows(self, count: int, failed: int = 0) -> None:
         self.kept, self.inside = self.kept + count, 0
@@ -76,7 +78,7 @@ class Lines(Quiet):
         if self.tokens:
             parts.append(f"{self.tokens / seconds:,.0f} tokens/s")
         if 0 < self.at < self.missing:
-            parts.append(f"{_spoken(seconds / self.at * (self.missing - self.at))} left")
+            parts.append(f"{shown.duration(seconds / self.at * (self.missing - self.at))} left")
         if self.failed:
             parts.append(f"{self.failed:,} failed")
         return ", ".join(parts)
@@ -144,19 +146,13 @@ class Bar(Lines):
         super().finish(done)
 
 
-def _spoken(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
 def _summary(done: Done) -> str:
     hook = done.planned.step.hook
     left, failed = int((done.states == 2).sum()), int((done.states == 3).sum())
     if hook == "evaluate":
         parts = ["found in the store" if done.found else "measured"]
     else:
-        parts = [f"{done.given:,} rows"]
+        parts = [shown.rows(done.given)]
         if done.found and done.computed:
             parts.append(f"{done.found:,} found, {done.computed:,} computed")
         elif done.found:
@@ -169,5 +165,4 @@ def _summary(done: Done) -> str:
         parts.append(f"{left:,} left out")
     if failed:
         parts.append(f"{failed:,} failed")
-    seconds = _spoken(done.seconds) if done.seconds >= 1 else f"{done.seconds:.2f} s"
-    return f"{done.planned.label}: {', '.join(parts)} ({seconds})"
+    return f"{done.planned.label}: {', '.join(parts)} ({shown.duration(done.seconds)})"

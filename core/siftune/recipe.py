@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from . import options, shipped
 from .budget import Budget
-from .errors import UserError, suggestion
+from .errors import UserError, near, suggestion
 from .hookspecs import HOOKS
 from .methods import Found, Method, found, load
 
 ON = ("kept", "all")
+_KINDS = {dict: "one table", list: "a list", str: "a text"}
 ON_BAD_ROW = ("stop", "leave-out")
 
 
@@ -32,6 +34,7 @@ class Step:
     budget: str | int | float | None = None
     label: str = ""  # what an arm replaces it by, and an error calls it; "score ifd" where none is given
     base: Path = Path()  # what relative paths in the options start from
+    where: str = field(default="", compare=False)  # its place in a recipe's file, for errors
 
     def __init__(
         self,
@@ -43,15 +46,16 @@ class Step:
         budget: str | int | float | None = None,
         label: str = "",
         base: Path = Path(),
+        where: str = "",
         **options: Any,
     ) -> None:
         if hook not in HOOKS:
-            raise UserError(f"no hook {hook!r}.{suggestion(hook, HOOKS)} The hooks are {', '.join(HOOKS)}")
+            raise UserError(f"no hook {hook!r}.{near(hook, HOOKS)} The hooks are {', '.join(HOOKS)}")
         known = {"hook": hook, "name": name, "options": dict(options), "on": on, "as_": as_, "budget": budget}
-        for key, value in {**known, "label": label or f"{hook} {name}", "base": base}.items():
+        for key, value in {**known, "label": label or f"{hook} {name}", "base": base, "where": where}.items():
             object.__setattr__(self, key, value)
         if on not in ON:
-            raise UserError(f"{self.label}: --on is kept or all, not {on!r}.{suggestion(on, ON)}")
+            raise UserError(f"{self.label}: --on is kept or all, not {on!r}.{near(on, ON)}")
         if budget is not None:
             if hook != "select":
                 raise UserError(f"{self.label}: only select takes a budget")
@@ -84,7 +88,8 @@ class Step:
 
     def method(self) -> Method:
         """The method with its options. Raises UserError for a wrong one."""
-        return options.build(self.kind(), self.options, self.label, self.base)
+        with placed(self.where):
+            return options.build(self.kind(), self.options, self.label, self.base)
 
     def from_here(self) -> Step:
         """The same with every path among its options made absolute."""
@@ -115,9 +120,9 @@ class Step:
         hooks = [key for key in table if key in HOOKS]
         if len(hooks) != 1:
             known = [*HOOKS, "name", "on", "as", "budget"]
-            near = next((hint for key in table if "Did you" in (hint := suggestion(key, known))), "")
+            hint = next(filter(None, (near(key, known) for key in table)), "")
             said = " and ".join(hooks) if hooks else "none of the hooks"
-            raise UserError(f"{where} names {said}; it takes exactly one of {', '.join(HOOKS)}.{near}")
+            raise UserError(f"{where} names {said}; it takes exactly one of {', '.join(HOOKS)}.{hint}")
         hook, rest = hooks[0], {key: value for key, value in table.items() if key != hooks[0]}
         if not isinstance(table[hook], str):
             raise UserError(f'{where}: {hook} takes the name of a method, as in {hook} = "NAME"')
@@ -128,10 +133,11 @@ class Step:
             raise UserError(f'{where}: budget is a number or a text such as "5%"')
         own = {"on": rest.pop("on", "kept"), "as_": rest.pop("as", None), "budget": rest.pop("budget", None)}
         label = rest.pop("name", "")
-        for key in ("self", "hook", "base", "label", "as_"):
+        for key in ("self", "hook", "base", "label", "as_", "where"):
             if key in rest:
                 raise UserError(f"{where}: {hook} {table[hook]} has no option {key!r}")
-        return Step(hook, table[hook], label=label, base=base, **own, **rest)
+        with placed(where):
+            return Step(hook, table[hook], label=label, base=base, where=where, **own, **rest)
 
 
 def _plain(value: Any) -> Any:
@@ -170,7 +176,7 @@ class Data:
 
     def __post_init__(self) -> None:
         if self.on_bad_row not in ON_BAD_ROW:
-            hint = suggestion(self.on_bad_row, ON_BAD_ROW)
+            hint = near(self.on_bad_row, ON_BAD_ROW)
             raise UserError(f"on-bad-row is {' or '.join(ON_BAD_ROW)}, not {self.on_bad_row!r}.{hint}")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"limit is a number of rows, at least 1, not {self.limit}")
@@ -217,13 +223,14 @@ class Recipe:
         """A recipe from parsed TOML."""
         _check_keys(tables, {"data", "run", "step", "arm", "lock"}, where)
         for key, kind, form in (
-            ("data", dict, f"[{'data'}]"),
-            ("run", dict, "[run]"),
-            ("step", list, "[[step]]"),
-            ("arm", list, "[[arm]]"),
+            ("data", dict, '[data], and under it path = "FILE"'),
+            ("run", dict, "[run], and its settings under it"),
+            ("step", list, "[[step]] above every step"),
+            ("arm", list, "[[arm]] above every arm"),
         ):
             if not isinstance(tables.get(key, kind()), kind):
-                raise UserError(f"{where}: write {form}")
+                told = next((word for one, word in _KINDS.items() if isinstance(tables[key], one)), "a number")
+                raise UserError(f"{where}: {key} is {told}; write {form}")
         data = dict(tables.get("data", {}))
         path = data.pop("path", [])
         paths = [path] if isinstance(path, str) else path
@@ -264,10 +271,14 @@ class Recipe:
             tables["arm"] = [{"name": arm.name, "replace": arm.replaces} | arm.step.table() for arm in self.arms]
         return {key: value for key, value in tables.items() if value}
 
-    def write(self, path: str | Path) -> None:
-        """Write it as TOML that reads back the same from any place."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(toml(self.from_here().tables()), encoding="utf-8")
+    def write(self, path: str | Path, overwrite: bool = True) -> None:
+        """Write it as TOML that reads back the same from any place. Raises UserError where another file is there
+        that is not to be replaced."""
+        file, text = Path(path), toml(self.from_here().tables())
+        if not overwrite and file.is_file() and file.read_bytes() != text.encode():
+            raise UserError(f"{path} is there already and says something else; replace it: --overwrite")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
 
     def from_here(self) -> Recipe:
         """The same with every path of its data and of its steps' options made absolute."""
@@ -277,7 +288,7 @@ class Recipe:
 
     def arm(self, arm: Arm) -> Recipe:
         """The recipe of one arm: one step exchanged, its budget taken over, and no arms of its own."""
-        at = self._replaced(arm)
+        at = self.replaced(arm)
         old = self.steps[at]
         step = arm.step
         if step.hook == "select" and step.budget is None and old.budget is not None and step.name != "all":
@@ -287,7 +298,7 @@ class Recipe:
         steps = [*self.steps[:at], step, *self.steps[at + 1 :]]
         return replace(self, steps=tuple(steps), arms=(), name=arm.name)
 
-    def _replaced(self, arm: Arm) -> int:
+    def replaced(self, arm: Arm) -> int:
         """Which step an arm replaces: the one of that name, or the last of that hook before the last train."""
         named = [i for i, step in enumerate(self.steps) if step.label == arm.replaces]
         if named:
@@ -311,9 +322,21 @@ def toml(tables: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
+@contextlib.contextmanager
+def placed(where: str) -> Iterator[None]:
+    """A mistake in here is said with its place in the recipe's file."""
+    try:
+        yield
+    except UserError as error:
+        if not where or str(error).startswith(where):
+            raise
+        raise UserError(f"{where}: {error}") from error.__cause__
+
+
 def replace_step(step: Step, **changes: Any) -> Step:
     """The step with some of its settings or options exchanged."""
-    own = {"on": step.on, "as_": step.as_, "budget": step.budget, "label": step.label, "base": step.base}
+    names = ("on", "as_", "budget", "label", "base", "where")
+    own = {name: getattr(step, name) for name in names}
     settings = own | {key: value for key, value in changes.items() if key in own}
     given = {**step.options, **{key: value for key, value in changes.items() if key not in own}}
     return Step(step.hook, step.name, **settings, **given)
@@ -361,9 +384,8 @@ def find(path: str | Path) -> Path:
     if str(path) in names:
         return names[str(path)]
     if file.suffix == ".toml":
-        near = [one.name for one in file.parent.glob("*.toml")] if file.parent.is_dir() else []
-        hint = suggestion(file.name, near)
-        raise UserError(f"there is no recipe file {path}.{hint if 'Did you' in hint else ''}")
+        beside = [one.name for one in file.parent.glob("*.toml")] if file.parent.is_dir() else []
+        raise UserError(f"there is no recipe file {path}.{near(file.name, beside)}")
     raise UserError(f"there is no recipe {str(path)!r}.{suggestion(str(path), names)}")
 
 

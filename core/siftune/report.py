@@ -118,7 +118,7 @@ def summary(run: Run) -> str:
     rows = counts["rows"]
     if not rows:
         return "No rows were read: the run evaluates a model."
-    words = f"{rows:,} rows were read"
+    words = f"{shown.rows(rows)} {'was' if rows == 1 else 'were'} read"
     if counts["rewrites"]:
         words += f" and {counts['rewrites']:,} rewrites made"
     if selects:
@@ -195,7 +195,7 @@ def _step(number: int, done: Done, state: State) -> dict[str, Any]:
             if code > OK and (done.states == code).any()
         ],
         "kept": None if done.kept is None else len(done.kept),
-        "seconds": done.seconds,
+        "seconds": done.took or done.seconds,
         "figures": [(key.replace("_", " "), figure(value)) for key, value in figures.items()],
         "warnings": done.warnings,
         "columns": [name for name in done.columns if state.pool.columns[name].index is None],
@@ -207,9 +207,9 @@ def _work(done: Done) -> str:
     if done.planned.step.hook == "evaluate":
         return "found in the store" if done.found else "measured"
     if not done.computed:
-        return f"{done.given:,} rows, all found in the store"
+        return f"{shown.rows(done.given)}, all found in the store"
     found = f", {done.found:,} found in the store" if done.found else ""
-    return f"{done.given:,} rows, {done.computed:,} computed{found}"
+    return f"{shown.rows(done.given)}, {done.computed:,} computed{found}"
 
 
 def figure(value: Any) -> str:
@@ -232,13 +232,8 @@ def charts(state: State) -> Iterator[dict[str, Any]]:
         pool, kept, about = held.values, held.values[state.in_play], held.about
         if state.in_play.all() or not any(done.kept is not None for done in state.done):
             kept = kept[:0]
-        if name in clusters:
-            pool, kept = chart.by_size(pool, held.values)
-            kept = kept[state.in_play]
         drawn = chart.histogram(pool, kept, about)
         notes = [*drawn.notes, *_range(held)]
-        if name in clusters:
-            notes.insert(0, "clusters are numbered anew, the largest first")
         missing = int(np.isnan(held.values[state.readable]).sum())
         if missing:
             notes.append(f"{missing:,} rows have no value")
@@ -248,7 +243,12 @@ def charts(state: State) -> Iterator[dict[str, Any]]:
             "step": held.step,
             "svg": chart.svg(drawn, f"chart-{at}"),
             "notes": notes,
-            "table": [_quantiles(k, v) for k, v in (("pool", pool), ("kept", kept)) if np.isfinite(v).any()],
+            # the numbers of clusters are names: none is in the middle of the others
+            "table": [
+                _quantiles(which, values)
+                for which, values in (("pool", pool), ("kept", kept))
+                if name not in clusters and np.isfinite(values).any()
+            ],
         }
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ from .errors import UserError
 from .plan import Planned
 from .recipe import Recipe, absolute, toml
 from .samples import Array
-from .store import FAILED, LEFT_OUT, OK, write_json, written
+from .store import FAILED, LEFT_OUT, OK, locked, write_json, written
 
 MANIFEST = "manifest.json"
+LOCK = ".lock"  # held by the process whose run is under way in the folder
+ASIDE = ".replaced"  # in a folder that is deleted as soon as the run that replaces it is finished
 STATES = {0: "", OK: "ok", LEFT_OUT: "left_out", FAILED: "failed"}
 LONGEST_TEXT = 200  # in the table; longer texts stay in the step's own folder
 
@@ -43,22 +46,84 @@ def next_free(name: str, parent: Path = Path("runs")) -> Path:
             number += 1
 
 
-def prepare(folder: Path, recipe: Recipe, overwrite: bool = False) -> None:
-    """Make the folder, or go on in it if it holds the same recipe. Raises UserError for another one."""
-    mark = asked(recipe)
-    manifest = folder / MANIFEST
+@contextlib.contextmanager
+def opened(folder: Path, recipe: Recipe, overwrite: bool = False) -> Iterator[None]:
+    """The folder for one run alone. A finished run that is to be replaced stands beside it until the new one is
+    finished too. Raises UserError for a folder that holds something else, or in which another run is under way."""
+    place = folder.resolve()  # "." has no name, and a link is no folder that can be moved
+    earlier = place.parent / f"{place.name}.previous"
+    with contextlib.ExitStack() as locks:
+        locks.enter_context(_alone(folder))
+        if overwrite and _is_finished(folder):
+            _set_aside(place, earlier)
+            locks.enter_context(_alone(place))  # the lock went with the folder
+        elif overwrite:
+            _clear(folder)
+        prepare(folder, recipe)
+        try:
+            yield
+        except BaseException as error:
+            if _was_set_aside(earlier):
+                error.add_note(f"the earlier run is in {user_path(earlier)}")
+            raise
+        if _was_set_aside(earlier):
+            shutil.rmtree(earlier)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Make the folder, and keep every other process out of it."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; name another folder: --out DIR")
-    # a run that was killed before it wrote anything may leave a file that was never renamed
-    if folder.exists() and any(not path.name.endswith(".tmp") for path in folder.iterdir()):
-        if not manifest.is_file():
-            raise UserError(f"{folder} is there and is no run of siftune; name another folder: --out DIR")
-        before = json.loads(manifest.read_text(encoding="utf-8"))
-        if overwrite:
-            _clear(folder)
-        elif before.get("asked") != mark:
-            raise UserError(f"{folder} holds a run of another recipe; name another folder, or replace it: --overwrite")
+    if folder.exists() and not (folder / MANIFEST).is_file() and not _is_empty(folder):
+        raise UserError(f"{folder} is there and is no run of siftune; name another folder: --out DIR")
     folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / LOCK, wait=False))
+        except BlockingIOError:
+            raise UserError(
+                f"{folder}: another run is under way in it; wait for its end, or name another folder: --out DIR"
+            ) from None
+        yield
+
+
+def _is_empty(folder: Path) -> bool:
+    # a run that was killed before it wrote anything may leave a file that was never renamed
+    return all(path.name == LOCK or path.name.endswith(".tmp") for path in folder.iterdir())
+
+
+def _is_finished(folder: Path) -> bool:
+    try:
+        return (folder / MANIFEST).is_file() and read_manifest(folder).get("state") == "finished"
+    except UserError:
+        return True  # a manifest that somebody damaged: what is in the folder may be all there is
+
+
+def _set_aside(folder: Path, earlier: Path) -> None:
+    """Give a run the name that it keeps until it is replaced. Raises UserError where that cannot be."""
+    if Path.cwd().is_relative_to(folder):
+        raise UserError(f"{folder} cannot be replaced while you are in it; call siftune from another folder")
+    if _was_set_aside(earlier):
+        shutil.rmtree(earlier)
+    elif earlier.exists():
+        raise UserError(f"{earlier} is in the way of the run that is replaced; give it another name")
+    (folder / ASIDE).touch()
+    folder.rename(earlier)
+
+
+def _was_set_aside(earlier: Path) -> bool:
+    return (earlier / ASIDE).is_file()
+
+
+def prepare(folder: Path, recipe: Recipe) -> None:
+    """Go on in the folder if it holds the same recipe; what another one has not finished there gives way, for its
+    values are in the store. Raises UserError for a finished run of another recipe."""
+    mark, manifest = asked(recipe), folder / MANIFEST
+    if manifest.is_file() and read_manifest(folder).get("asked") != mark:
+        if _is_finished(folder):
+            raise UserError(f"{folder} holds a run of another recipe; name another folder, or replace it: --overwrite")
+        _clear(folder)
     if not manifest.exists():
         write_json(manifest, {"asked": mark, "state": "running", "started": _now()})
 
@@ -66,6 +131,8 @@ def prepare(folder: Path, recipe: Recipe, overwrite: bool = False) -> None:
 def _clear(folder: Path) -> None:
     """Delete a run, its manifest last: a kill in between leaves what is still known for one."""
     for path in sorted(folder.iterdir(), key=lambda path: path.name == MANIFEST):
+        if path.name == LOCK:
+            continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -85,7 +152,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(f"{folder} is no run: there is no {MANIFEST} in it")
-    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        manifest = None
+    if not isinstance(manifest, dict):
+        raise UserError(f"{path} is damaged; carry the run out again into another folder, or here with --overwrite")
     return manifest
 
 
@@ -212,7 +284,9 @@ def _step(folder: Path, done: Done, state: State) -> dict[str, Any]:
         "computed": done.computed,
         "states": {name: int((done.states == code).sum()) for code, name in STATES.items() if name},
         "seconds": round(done.seconds, 3),
+        "took": round(_took(place / "step.json", done), 3),
         "columns": done.columns,
+        "better": {name: way for name in done.columns if (way := state.pool.columns[name].about.better)},
         "figures": done.figures,
         "warnings": done.warnings,
     }
@@ -229,6 +303,16 @@ def _step(folder: Path, done: Done, state: State) -> dict[str, Any]:
         told["metrics"] = done.evaluation.metrics
     write_json(place / "step.json", told)
     return told
+
+
+def _took(path: Path, done: Done) -> float:
+    """Seconds that computing the step took: a run that finds it in the store does not hide them."""
+    done.took = done.seconds
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if before.get("fingerprint") == done.key:
+            done.took = before.get("took", 0.0) + (done.seconds if done.computed else 0.0)
+    return done.took
 
 
 def _link(place: Path, target: Path) -> None:

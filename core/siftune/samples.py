@@ -26,6 +26,8 @@ Array = npt.NDArray[Any]
 ROLES = ("system", "user", "assistant", "tool")
 EMBEDDING = "embedding"
 FAMILY = "family"
+ROW = "row"  # of the input, from 1; where a value hangs on the place of a row in its file
+DERIVED = (FAMILY, ROW)  # no step makes them, and every pool has them
 
 
 def content_id(messages: Sequence[Message], split: int | None) -> str:
@@ -132,6 +134,12 @@ class Column:
     at_least: Mapping[str, float] = field(default_factory=dict)
     percentile: bool = False
     within: str = ""
+
+    @property
+    def numeric(self) -> bool:
+        """Whether what is promised makes sense of numbers only."""
+        bounded = self.below is not None or self.above is not None or bool(self.at_least)
+        return bool(self.unit or self.better or self.percentile) or bounded
 
     def renamed(self, old: str, new: str) -> Column:
         """The same promise under `--as`: `ifd.tokens` becomes `new.tokens`."""
@@ -286,7 +294,7 @@ class Pool:
         """Whether this column can be asked for."""
         if name.startswith("input."):
             return self.source is not None and name[6:] in self.source.column_names()
-        return name in self.columns or name == FAMILY
+        return name in self.columns or name in DERIVED
 
     def names(self) -> list[str]:
         """Every column that can be asked for."""
@@ -304,14 +312,22 @@ class Pool:
     def _derive(self, name: str) -> Held:
         if name == FAMILY:
             return Held(Column(FAMILY), self.families())
+        if name == ROW:
+            numbers = np.full(len(self.samples), np.nan)  # rewrites have none
+            own = self.source.numbers if self.source else range(1, len(self.samples) + 1)
+            numbers[: len(own)] = own
+            return Held(Column(ROW), numbers[self._firsts()])
         if name.startswith("input.") and self.has(name):
             assert self.source is not None
             values = self.source.column(name[6:], len(self.samples))
-            # a duplicate is computed once: what it is seen with is what its first row came with
-            firsts = np.zeros(int(self.group.max()) + 1 if len(self.group) else 0, np.int64)
-            firsts[self.group[self.first]] = np.flatnonzero(self.first)
-            return Held(Column(name), values[firsts[self.group]])
+            return Held(Column(name), values[self._firsts()])
         raise KeyError(f"no column {name!r}.{suggestion(name, self.names())}")
+
+    def _firsts(self) -> Array:
+        """For every row the first that says the same: a duplicate is computed once, with what that one came with."""
+        firsts = np.zeros(int(self.group.max()) + 1 if len(self.group) else 0, np.int64)
+        firsts[self.group[self.first]] = np.flatnonzero(self.first)
+        return firsts[self.group]
 
     def view(self, rows: Array | None = None, allowed: Iterable[str] | None = None) -> Samples:
         """These rows (or all) in id order. With `allowed`, only those columns can be asked for."""

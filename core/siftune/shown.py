@@ -37,6 +37,11 @@ def number(value: Any) -> str:
     return f"{value:,.0f}" if 1e3 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
+def rows(count: int) -> str:
+    """A number of rows in words."""
+    return f"{count:,} row{'' if count == 1 else 's'}"
+
+
 def size(count: int) -> str:
     """Bytes as a person reads them."""
     amount = float(count)

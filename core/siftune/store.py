@@ -196,6 +196,19 @@ def written(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a file that one process has at a time; BlockingIOError where another has it and none is to wait."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: two runs may compute the same, and both results are whole
+        yield
+        return
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that the file is whole or absent."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=_json)
@@ -239,13 +252,7 @@ class Store:
         """Keep a second run from computing the same step at the same time; it waits, then finds it done."""
         folder = self.root / "locks"
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / key).open("w") as stream:
-            try:
-                import fcntl
-            except ImportError:  # Windows: two runs may compute the same, and both results are whole
-                yield
-                return
-            fcntl.flock(stream, fcntl.LOCK_EX)
+        with locked(folder / key):
             yield
 
     def entries(self) -> list[dict[str, Any]]:

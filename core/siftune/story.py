@@ -40,7 +40,7 @@ class Folder:
         """Read it. Raises UserError if it is no run, or one that is not finished."""
         manifest = runfolder.read_manifest(path)
         if manifest.get("state") != "finished" or not (path / "table.parquet").is_file():
-            raise UserError(f"{path} is a run that is not finished; the command that began it goes on")
+            raise UserError(f"{path} is a run that is not finished: run the same command again")
         recipe = tomllib.loads((path / "recipe.toml").read_text(encoding="utf-8"))
         return Folder(path, manifest, recipe, pq.read_table(path / "table.parquet"))
 
@@ -198,7 +198,9 @@ def _values(run: Folder, step: Mapping[str, Any], at: int) -> Iterator[dict[str,
             continue
         value, every = run.table[name][at].as_py(), run.column(name)
         told = {"column": name, "value": value}
-        if every is not None and value is not None:
+        # a count, or the number of a cluster, is no place among others
+        ordered = name in step.get("better", {}) or (step["hook"] == "score" and name == step["columns"][0])
+        if every is not None and value is not None and ordered:
             finite = every[np.isfinite(every)]
             lower, equal = int((finite < value).sum()), int((finite == value).sum())
             told |= {"percentile": round(100 * (lower + equal / 2) / len(finite), 2)}

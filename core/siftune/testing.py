@@ -189,7 +189,8 @@ def _strings(method: Method, label: str) -> str:
     written: dict[str, Any] = {}
     for name, value in method.options().items():
         if value is not None:
-            written[known[name].key] = [str(one) for one in value] if known[name].many else str(value)
+            text = value if known[name].flag else str(value)  # a flag is said without a value
+            written[known[name].key] = [str(one) for one in value] if known[name].many else text
     try:
         back = options.build(kind, written, label).options()
     except UserError as error:

@@ -220,6 +220,20 @@ def test_file_follows_the_rows_of_the_input(tmp_path, run):
     assert run.said == [f"{file} has 20 rows and 9 were read: the first are taken"]
 
 
+def test_the_same_rows_in_another_order_have_other_vectors(tmp_path):
+    rows = [{"instruction": f"q{i}", "output": "a"} for i in range(4)]
+    file = tmp_path / "vectors.npy"
+    np.save(file, np.arange(1, 9, dtype=np.float32).reshape(4, 2))
+    found = []
+    for name, some in (("a", rows), ("b", rows[::-1])):
+        data = tmp_path / f"{name}.jsonl"
+        data.write_text("\n".join(map(json.dumps, some)))
+        step = siftune.Step("embed", "file", path=str(file))
+        pool = siftune.run(data, [step], out=tmp_path / name, store=tmp_path / "store").state.pool
+        found.append(pool.columns["embedding"].at(np.arange(4), 4)[:, 0].tolist())
+    assert found == [[1, 3, 5, 7]] * 2  # row i of the file for row i of the input
+
+
 def test_file_refuses_what_is_no_array(tmp_path, run):
     file = tmp_path / "vectors.npy"
     file.write_text("no array")

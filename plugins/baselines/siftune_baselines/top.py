@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from siftune import Column, Method, Samples, Selection, UserError, hookimpl
@@ -16,6 +16,8 @@ Rule = tuple[str, Array, str]  # column, which rows break the rule, what is said
 class Top(Method):
     """The best rows by a column. Which way is better and in which range the column may choose is what its
     scorer says; rows without a value, or outside the range, are left out with the reason."""
+
+    numeric: ClassVar[tuple[str, ...]] = ("by",)
 
     by: Annotated[str, "column to choose by, such as ifd, or input.NAME for one that the rows came with"]
     lowest: Annotated[bool, "the lowest values, whatever the scorer says is better"] = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ Pick = Literal["random", "nearest", "farthest"]
 
 class Spread(Method):
     """Rows from every cluster in turn: at random, by the distance to its centre, or the best by a column."""
+
+    numeric: ClassVar[tuple[str, ...]] = ("by",)
 
     pick: Annotated[Pick, "inside a cluster: at random, or by the distance to its centre"] = "random"
     by: Annotated[str | None, "inside a cluster: the best by this column, instead of --pick"] = None

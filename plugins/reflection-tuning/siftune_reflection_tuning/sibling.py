@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from siftune import Column, Method, Sample, Samples, Selection, UserError, hookimpl
@@ -18,6 +18,8 @@ class Sibling(Method):
     The student's choice in https://arxiv.org/abs/2402.10110: `--by ifd` after reflect instruction, and
     `--by r-ifd` after reflect response.
     """
+
+    numeric: ClassVar[tuple[str, ...]] = ("by",)
 
     by: Annotated[str, "column to choose by, such as ifd, or input.NAME for one that the rows came with"]
     lowest: Annotated[bool, "the lowest value, whatever the scorer says is better"] = False

@@ -22,7 +22,7 @@ class File(Method):
             raise ValueError("name either --path VECTORS.npy or --column NAME")
 
     def needs(self) -> list[str]:
-        return [] if self.column is None else [f"input.{self.column}"]
+        return ["row"] if self.column is None else [f"input.{self.column}"]
 
     @hookimpl
     def embed(self, samples: Samples, run: Context) -> Any:
@@ -46,18 +46,14 @@ class File(Method):
             raise UserError(f"embed file: {self.path} is no array in .npy: {error}") from error
         if stored.ndim != 2 or stored.dtype.kind not in "fiu":
             raise UserError(f"embed file: {self.path} holds {stored.dtype} {stored.shape}, no numbers (n, d)")
-        rows = np.full(len(samples.pool), -1)  # row of the file for every sample; rewrites have none
         read = samples.pool.source
-        numbers = range(1, len(rows) + 1) if read is None else read.numbers
-        rows[: len(numbers)] = np.asarray(numbers) - 1
-        if int(rows.max(initial=-1)) >= len(stored):
-            raise UserError(f"embed file: {self.path} has {len(stored)} rows, the input has {rows.max() + 1}")
-        if len(stored) > rows.max() + 1 and "vectors" not in run.figures:
-            run.warn(
-                f"{self.path} has {len(stored)} rows and {rows.max() + 1} were read: the first are taken"
-            )
+        total = len(samples.pool) if read is None else max(read.numbers, default=0)
+        if total > len(stored):
+            raise UserError(f"embed file: {self.path} has {len(stored)} rows, the input has {total}")
+        if len(stored) > total and "vectors" not in run.figures:
+            run.warn(f"{self.path} has {len(stored)} rows and {total} were read: the first are taken")
         run.note(vectors=len(stored))
-        wanted = rows[samples.rows]
+        wanted = np.nan_to_num(samples.column("row"), nan=0).astype(np.int64) - 1  # rewrites have no row
         left_out = {int(at): "a rewrite, and the file has none" for at in np.flatnonzero(wanted < 0)}
         vectors = np.zeros((len(samples), stored.shape[1]), np.float32)
         vectors[wanted >= 0] = stored[wanted[wanted >= 0]]
