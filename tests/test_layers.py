@@ -25,7 +25,7 @@ LAYERS = [
     {"options", "store", "fingerprint"},
     {
         "methods", "budget", "models", "readers", "encoding", "packing", "prompts", "teacher", "answers",
-        "endpoint", "vllm_server", "context", "registry", "shown",
+        "asking", "endpoint", "vllm_server", "context", "registry", "shown",
     },
     {"samples", "shapes", "formats"},
     {"hookspecs", "errors", "shipped", "threads"},

@@ -27,7 +27,9 @@ Floats = npt.NDArray[np.float32]
 R = TypeVar("R", "Encoded", "_Text")
 F = TypeVar("F")
 
-HEAD_BYTES = 4 << 20  # logits that exist at once, in float32
+# Logits that exist at once, in float32: on a processor what its caches hold, but no fewer than 128 states, below which
+# the product of a large vocabulary takes up to twice the time; elsewhere what keeps the device busy.
+HEAD_BYTES, HEAD_STATES, HEAD_BYTES_ELSEWHERE = 4 << 20, 128, 256 << 20
 
 
 @dataclass
@@ -198,7 +200,8 @@ class Reader:
         """Loss of each target under the state that foretells it, `(n,)` float32, a few states at a time."""
         import torch
 
-        step = max(16, HEAD_BYTES // (4 * self.model.config.get_text_config().vocab_size))
+        room = HEAD_BYTES if self.device.type == "cpu" else HEAD_BYTES_ELSEWHERE
+        step = max(HEAD_STATES, room // (4 * self.model.config.get_text_config().vocab_size))
         losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         for at in range(0, len(targets), step):
             logits = self.head(hidden[at : at + step]).float()

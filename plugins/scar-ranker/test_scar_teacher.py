@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import siftune
 from siftune import Context, Fate, Sample, Samples, UserError, options, teacher
+from siftune.asking import Asking, objects
 from siftune.recipe import Step
 from siftune.teacher import Chat
 from siftune.testing import conforms
-from siftune_scar_ranker.asking import Asking, objects, shown
 from siftune_scar_ranker.rating import Quality, StyleJudge, rating
 from siftune_scar_ranker.versions import Direct, Referenced
 
@@ -132,7 +132,7 @@ def test_what_is_no_rating_is_a_failure_with_its_reason(tmp_path: Path) -> None:
         found = asked(Quality(attempts=2), "score", samples, tmp_path, server.url)
     assert sorted(found.failed) == list(range(len(replies))) and len(server.bodies) == 2 * len(replies)
     assert all(values == [None] * len(replies) for values in found.values.values())
-    assert found.failed[0] == "no answer that can be read in 2 attempts; the last is 'I would say 7.'"
+    assert found.failed[0] == "no answer that can be read in 2 attempts (--attempts); the last is 'I would say 7.'"
     assert found.failed[5].endswith("the last is empty")
 
 
@@ -229,7 +229,7 @@ def test_of_a_conversation_the_last_answer_is_written_anew(tmp_path: Path) -> No
         (found,) = asked(Direct(), "reflect", Samples.of([talk]), tmp_path, server.url)
     assert [message["content"] for message in found.messages] == ["be kind", "hi", "hello", "more", "to more"]
     assert part(server.bodies[0], "earlier_turns") == "system: be kind\n\nuser: hi\n\nassistant: hello"
-    assert "so" not in shown(talk, with_response=False).split()
+    assert "so" not in Direct()._shown(talk).split()
 
 
 @pytest.mark.parametrize("reply", ["", "  \n", "<think>on and on", "<think>done</think> "])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from typing import Any
+
+from siftune.asking import objects
 
 # "[New Answer]" anywhere; where there are no brackets, "**Better answer:**" at the start of a line
 NAME = r"(?:new|better|improved)\s+(instruction|answer|response)"
@@ -22,10 +23,9 @@ def readings(reply: str) -> Iterator[dict[str, Any]]:
 
     Where the form is echoed before it is filled in, the filled one stands last; so the last is tried first.
     """
-    said = reply.rpartition("</think>")[2]
-    yield from reversed(_objects(said))
-    yield from reversed(_objects(_escaped(said)))
-    marked = _marked(said)
+    yield from reversed(objects(reply))
+    yield from reversed(objects(_escaped(reply)))
+    marked = _marked(reply)
     if marked:
         yield marked
 
@@ -40,21 +40,6 @@ def text(value: Any) -> str:
 def true(value: Any) -> bool:
     """Whether a field says yes."""
     return value is True or (isinstance(value, str) and value.strip().casefold() in ("true", "yes"))
-
-
-def _objects(said: str) -> list[dict[str, Any]]:
-    """The JSON objects in a text, whatever stands around them."""
-    decoder = json.JSONDecoder(strict=False)  # some servers let raw line breaks into strings
-    found, at = [], said.find("{")
-    while at >= 0:
-        try:
-            value, end = decoder.raw_decode(said, at)
-        except (json.JSONDecodeError, RecursionError):
-            end = at + 1
-        else:
-            found.append(value)
-        at = said.find("{", end)
-    return found
 
 
 def _escaped(said: str) -> str:

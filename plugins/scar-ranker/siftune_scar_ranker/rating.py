@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Annotated, Any, ClassVar
 
-from siftune import Column, Context, Outcome, Samples, hookimpl
-
-from .asking import Asking, objects, text_of
+from siftune import Column, Context, Outcome, Sample, Samples, hookimpl
+from siftune.asking import Asking, objects
 
 LOWEST, HIGHEST = 0, 9  # the scale, of the paper's program too; its gate wants more than 5
 UNIT = f"{LOWEST} to {HIGHEST}"
@@ -39,9 +38,9 @@ class Rating(Asking):
 
     def task(self) -> str:
         meaning = "\n".join(f"- {name}: {text}" if text else f"- {name}" for name, text in self.rated().items())
-        return text_of(self.prompt).replace("DIMENSIONS\n", meaning + "\n")
+        return super().task().replace("DIMENSIONS\n", meaning + "\n")
 
-    def schema(self) -> dict[str, Any]:
+    def schema(self, sample: Sample) -> dict[str, Any]:
         kinds: dict[str, Any] = {}
         for name in self.rated():
             # the reason stands first, so that the number follows from it
@@ -49,7 +48,7 @@ class Rating(Asking):
             kinds[name] = {"type": "integer", "minimum": LOWEST, "maximum": HIGHEST}
         return {"type": "object", "properties": kinds, "required": list(kinds), "additionalProperties": False}
 
-    def read(self, reply: str) -> dict[str, float] | None:
+    def read(self, sample: Sample, reply: str) -> dict[str, float] | None:
         """The last object of the reply that rates everything: a form that is echoed stands before its answer."""
         for fields in reversed(objects(reply)):
             ratings = {name: rating(fields.get(name)) for name in self.rated()}
@@ -85,9 +84,6 @@ class Quality(Rating):
 
     def rated(self) -> Mapping[str, str]:
         return {"helpfulness": "", "correctness": ""}  # quality.md says what they mean
-
-    def task(self) -> str:
-        return text_of(self.prompt)
 
     def gives(self) -> Sequence[Column]:
         return [Column(name, UNIT, "higher") for name in ("quality", "quality.helpfulness", "quality.correctness")]

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from siftune import Context, Fate, Sample, Samples, hookimpl
-
-from .asking import Asking
+from siftune.asking import Asking
 
 
 class Version(Asking):
@@ -15,7 +14,7 @@ class Version(Asking):
 
     min_coverage = 0.8
 
-    def read(self, reply: str) -> str | None:
+    def read(self, sample: Sample, reply: str) -> str | None:
         # a thought that does not end holds no answer
         return None if "<think>" in reply else reply.strip() or None
 

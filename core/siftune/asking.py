@@ -1,5 +1,4 @@
-"""Asking a teacher about every row, and reading what it writes: what the methods of this package that have a teacher
-have in common."""
+"""Asking a teacher about samples, and reading what it writes: what methods with a teacher have in common."""
 
 from __future__ import annotations
 
@@ -9,25 +8,27 @@ from functools import cache
 from importlib.resources import files
 from typing import Annotated, Any, ClassVar
 
-from siftune import Context, Method, Sample, Samples
-from siftune.teacher import Answer, Request
+from .context import Context
+from .methods import Method
+from .samples import Sample, Samples
+from .teacher import Answer, Request
 
 WARMER = 0.4  # what each further attempt adds to the temperature, up to 1
 
 
 class Asking(Method):
-    """The options of a teacher, and how often it is asked."""
+    """The options of a teacher, and how often it is asked. A subclass says what it is told, and what a reply means."""
 
     requires = ("teacher",)
-    uses = ("teacher", "endpoint")
-    prompt: ClassVar[str]  # the file with the teacher's task
+    uses = ("asking", "teacher", "endpoint")
+    prompt: ClassVar[str]  # the file in the method's package that says what to do
     shows_response: ClassVar[bool] = True
 
     teacher: Annotated[str | None, "address of an OpenAI-compatible server, or vllm:MODEL"] = None
     teacher_model: Annotated[str | None, "its model; may be left out where it serves only one"] = None
     temperature: Annotated[float, "of the first attempt; further ones are warmer"] = 0.0
-    max_tokens: Annotated[int, "longest answer; one that is cut there is none"] = 2048
-    attempts: Annotated[int, "how often a row is sent whose answer cannot be read"] = 3
+    max_tokens: Annotated[int, "longest answer; one that is cut there counts as none"] = 2048
+    attempts: Annotated[int, "how often a sample is sent whose answer cannot be read"] = 3
 
     def __post_init__(self) -> None:
         if self.attempts < 1 or self.max_tokens < 1:
@@ -37,18 +38,22 @@ class Asking(Method):
 
     def task(self) -> str:
         """What the teacher is told to do."""
-        return text_of(self.prompt)
+        return _text(type(self).__module__.partition(".")[0], self.prompt)
 
-    def schema(self) -> dict[str, Any] | None:
-        """The JSON schema of its answer; None for free text."""
+    def schema(self, sample: Sample) -> dict[str, Any] | None:
+        """The JSON schema of the answer; None for free text."""
         return None
 
-    def read(self, reply: str) -> Any:
-        """What a reply means; None if it means nothing."""
+    def input_of(self, sample: Sample) -> str:
+        """The input as the teacher is shown it."""
+        return sample.input
+
+    def read(self, sample: Sample, reply: str) -> Any:
+        """What a reply means; None if it means nothing, and is asked for again."""
         raise NotImplementedError
 
     def unfit(self, sample: Sample) -> str:
-        """Why a row cannot be asked about."""
+        """Why a sample cannot be asked about; empty if it can."""
         if not sample.prompt.strip():
             return "no instruction"
         return "" if sample.response.strip() or not self.shows_response else "no response"
@@ -61,21 +66,21 @@ class Asking(Method):
             again = []
             for answer in chat.ask(self._request(samples[at], at, attempt) for at in positions):
                 run.advance(tokens=answer.tokens)
-                error = self._failed(answer)
-                found = None if error else self.read(answer.text.rpartition("</think>")[2])
-                if found is None and not error and attempt + 1 < self.attempts:
+                failed = self._failed(answer)
+                found = None if failed else self.read(samples[answer.key], answer.text.rpartition("</think>")[2])
+                if found is None and not failed and attempt + 1 < self.attempts:
                     again.append(answer.key)
                     continue
-                begins = f"{answer.text[:60]!r}" if answer.text.strip() else "empty"
-                unread = f"no answer that can be read in {self.attempts} attempts; the last is {begins}"
-                yield answer.key, found, error or ("" if found is not None else unread)
+                last = f"the last is {answer.text[:60]!r}" if answer.text.strip() else "the last is empty"
+                unread = f"no answer that can be read in {self.attempts} attempts (--attempts); {last}"
+                yield answer.key, found, failed or ("" if found is not None else unread)
             positions = again
 
     def _request(self, sample: Sample, position: int, attempt: int) -> Request:
         return Request(
             position,
-            [{"role": "user", "content": f"{self.task()}\n{shown(sample, self.shows_response)}"}],
-            self.schema(),
+            [{"role": "user", "content": f"{self.task()}\n{self._shown(sample)}"}],
+            self.schema(sample),
             temperature=round(max(self.temperature, min(1.0, self.temperature + WARMER * attempt)), 6),
             max_tokens=self.max_tokens,
             attempt=attempt,
@@ -89,24 +94,17 @@ class Asking(Method):
             return f"the answer was cut at {self.max_tokens} tokens; raise --max-tokens"
         return "the teacher's filter stopped the answer" if answer.finish_reason == "content_filter" else ""
 
-
-@cache
-def text_of(prompt: str) -> str:
-    """A file of the package with a task."""
-    return (files(__package__) / prompt).read_text(encoding="utf-8")
-
-
-def shown(sample: Sample, with_response: bool) -> str:
-    """A row as the teacher reads it, each part in a tag of its own."""
-    last = max(i for i, message in enumerate(sample.messages) if message["role"] == "user")
-    before = [message for message in sample.messages[:last] if message["content"]]
-    parts = {
-        "earlier_turns": "\n\n".join(f"{message['role']}: {message['content']}" for message in before),
-        "instruction": sample.instruction,
-        "input": sample.input,
-        "response": sample.response if with_response else "",
-    }
-    return "\n".join(f"<{tag}>\n{content}\n</{tag}>" for tag, content in parts.items() if content)
+    def _shown(self, sample: Sample) -> str:
+        """The sample as the teacher reads it, each part in a tag of its own."""
+        last = max(i for i, message in enumerate(sample.messages) if message["role"] == "user")
+        before = [message for message in sample.messages[:last] if message["content"]]
+        parts = {
+            "earlier_turns": "\n\n".join(f"{message['role']}: {message['content']}" for message in before),
+            "instruction": sample.instruction,
+            "input": self.input_of(sample),
+            "response": sample.response if self.shows_response else "",
+        }
+        return "\n".join(f"<{tag}>\n{content}\n</{tag}>" for tag, content in parts.items() if content)
 
 
 def objects(said: str) -> list[dict[str, Any]]:
@@ -122,3 +120,8 @@ def objects(said: str) -> list[dict[str, Any]]:
             found.append(value)
         at = said.find("{", end)
     return found
+
+
+@cache
+def _text(package: str, prompt: str) -> str:
+    return (files(package) / prompt).read_text(encoding="utf-8")
