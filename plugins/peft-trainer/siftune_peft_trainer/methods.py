@@ -65,7 +65,7 @@ class Full(Method):
 
     def _train(self, samples: Samples, run: Context) -> dict[str, Any]:
         import torch
-        from siftune import prompts
+        from siftune import prompts, readers
 
         from .encoding import encode
         from .fitting import Plan, fit
@@ -86,22 +86,23 @@ class Full(Method):
         torch.manual_seed(seed)  # draws what a low-rank change starts from
         model = self._prepare(reader.model)
         rate = self.learning_rate or learning_rate_of(self.base_rate, reader.model)
-        told = fit(
-            model,
-            made.rows,
-            Plan(
-                order([len(row.ids) for row in made.rows], self.batch_size, self.epochs, self.steps, seed),
-                self.batch_size,
-                self.at_once or self.batch_size,
-                rate,
-                seed,
-                self.dtype or "float32",
-                self.device or "cpu",
-                self.gradient_checkpointing,
-            ),
-            run,
-        )
-        self._save(model, reader.tokenizer, run.folder)
+        with readers.quiet():  # the run has its own progress
+            told = fit(
+                model,
+                made.rows,
+                Plan(
+                    order([len(row.ids) for row in made.rows], self.batch_size, self.epochs, self.steps, seed),
+                    self.batch_size,
+                    self.at_once or self.batch_size,
+                    rate,
+                    seed,
+                    self.dtype or "float32",
+                    self.device or "cpu",
+                    self.gradient_checkpointing,
+                ),
+                run,
+            )
+            self._save(model, reader.tokenizer, run.folder)
         return {"samples": len(samples), "cut": made.cut, "left_out": sum(made.left_out.values()), **told}
 
     def _load(self) -> Reader:
@@ -185,9 +186,6 @@ def learning_rate_of(base: float, model: Any) -> float:
 
 def _write(model: Any, tokenizer: Any, folder: Path) -> None:
     """A model's folder from which everything downstream reads: safetensors, tokenizer, chat template."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # the run has its own
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
