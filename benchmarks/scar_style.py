@@ -220,7 +220,9 @@ class Benchmark:
             met = {g.drawn.cluster for g in rest if g.drawn.set == name}
             others = (g.drawn for g in train if g.drawn.set != name and g.drawn.cluster not in met)
             trained = self.train(f"without {name}", at_most(options.loo_rows, others), options.loo_epochs)
-            for signal, values in self.signals(f"left out {name}", trained, test).items():
+            scores = self.signals(f"left out {name}", trained, test)
+            print("  " + ", ".join(f"{s} {right(test, scores[s]).mean():.3f}" for s in SIGNALS), flush=True)
+            for signal, values in scores.items():
                 # an answer of two sets has a score from each: the set is part of what is looked up
                 every[signal] |= {(f"{name}\n{asked}", answer): one for (asked, answer), one in values.items()}
             tested += [Pair(p.set, p.cluster, f"{name}\n{p.asked}", p.human, p.model) for p in test]
