@@ -106,34 +106,38 @@ def _edges(start: float, end: float, log: bool, whole: bool, bins: int, bound: f
     return edges if np.all(np.diff(edges) > 0) else np.array([start, end])
 
 
-def svg(one: Histogram, name: str) -> Markup:
-    """The drawing, with a text for those who hear it. `name` tells its parts from those of other drawings."""
+def svg(one: Histogram, name: str, ordered: bool = True) -> Markup:
+    """The drawing, with a text for those who hear it. `name` tells its parts from those of other drawings; what is
+    not `ordered`, such as the numbers of clusters, has no median."""
     title = f"Histogram of {one.about.name}"
     parts = [
         Markup(
             '<svg class="histogram" viewBox="0 0 {0} {1}" role="img" aria-labelledby="{2}-title {2}-text">'
             '<title id="{2}-title">{3}</title><desc id="{2}-text">{4}</desc>'
         ).format(
-            f"{WIDTH:g}", f"{KEPT_END + 16 if one.kept.sum() else KEPT_BASE + 4:g}", name, title, spoken(one)
+            f"{WIDTH:g}", f"{KEPT_END + 16 if one.kept.sum() else KEPT_BASE + 4:g}", name, title, spoken(one, ordered)
         )
     ]
     parts += _bounds(one)
     parts.append(_bars(one, one.pool, POOL_BASE, POOL_TOP, "pool"))
     parts.append(_ticks(one))
-    parts.append(_median(one, one.median, POOL_TOP, POOL_BASE))
+    if ordered:
+        parts.append(_median(one, one.median, POOL_TOP, POOL_BASE))
     if one.kept.sum():
         parts.append(_bars(one, one.kept, KEPT_BASE, KEPT_END, "kept"))
-        parts.append(_median(one, one.kept_median, KEPT_END, KEPT_BASE))
+        if ordered:
+            parts.append(_median(one, one.kept_median, KEPT_END, KEPT_BASE))
     return Markup("").join([*parts, Markup("</svg>")])
 
 
-def spoken(one: Histogram) -> str:
+def spoken(one: Histogram, ordered: bool = True) -> str:
     """What the drawing shows, in words."""
-    return " ".join(
-        f"{name}: {int(counts.sum()):,} values, median {number(median)}, most between {_peak(one, counts)}."
-        for name, counts, median in (("Pool", one.pool, one.median), ("Kept", one.kept, one.kept_median))
-        if counts.sum()
-    )
+    told = []
+    for name, counts, median in (("Pool", one.pool, one.median), ("Kept", one.kept, one.kept_median)):
+        if counts.sum():
+            middle = f"median {number(median)}, " if ordered else ""
+            told.append(f"{name}: {int(counts.sum()):,} values, {middle}most between {_peak(one, counts)}.")
+    return " ".join(told)
 
 
 def _peak(one: Histogram, counts: Array) -> str:

@@ -241,7 +241,7 @@ def charts(state: State) -> Iterator[dict[str, Any]]:
             "name": name,
             "unit": about.unit,
             "step": held.step,
-            "svg": chart.svg(drawn, f"chart-{at}"),
+            "svg": chart.svg(drawn, f"chart-{at}", ordered=name not in clusters),
             "notes": notes,
             # the numbers of clusters are names: none is in the middle of the others
             "table": [
