@@ -207,7 +207,10 @@ def test_nothing_survives_the_run_however_it_ends(how: str | signal.Signals, sta
         assert how == "ends" or len(stand_in.alive()) == 2
         if isinstance(how, signal.Signals):
             run.send_signal(how)
-        run.wait(20)
+        try:
+            run.wait(20)
+        finally:
+            run.kill()  # else leaving waits for it without an end
     assert eventually(lambda: not stand_in.alive())
 
 
