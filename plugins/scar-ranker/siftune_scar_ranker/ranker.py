@@ -80,7 +80,8 @@ def scored(
     if not pairs:
         return np.zeros(0), np.zeros(0, np.int64)
     known = {} if known is None else known
-    asked, said = (list(dict.fromkeys(side)) for side in zip(*pairs, strict=True))
+    distinct = list(dict.fromkeys(pairs))  # a product of matrices may give equal rows other last bits
+    asked, said = (list(dict.fromkeys(side)) for side in zip(*distinct, strict=True))
     asked_ids, asked_over = words.read(asked)
     said_ids, said_over = words.read(said)
     # apart from the answers, so that what is known already does not change how those are batched
@@ -90,9 +91,10 @@ def scored(
         known.update({asked[at]: first[place].clone() for place, at in enumerate(fresh)})
         answers, form = encoded(net, words, said_ids, device, advance)
         row = {text: at for at, text in enumerate(said)}
-        rows = torch.tensor([row[answer] for _, answer in pairs], device=device)
-        instructions = torch.stack([known[instruction] for instruction, _ in pairs])
+        rows = torch.tensor([row[answer] for _, answer in distinct], device=device)
+        instructions = torch.stack([known[instruction] for instruction, _ in distinct])
         found, _ = network.judged(net, instructions, answers[rows], form[rows])
     before, after = dict(zip(asked, asked_over, strict=True)), dict(zip(said, said_over, strict=True))
     cut = np.array([before[x] + after[y] for x, y in pairs], np.int64)
-    return found.double().cpu().numpy(), cut
+    scores = dict(zip(distinct, found.double().cpu().tolist(), strict=True))
+    return np.array([scores[pair] for pair in pairs]), cut
