@@ -1,6 +1,6 @@
 """train scar-ranker: does it tell a model's answer from a human's by more than its length?
 
-    OMP_NUM_THREADS=2 python benchmarks/scar_style.py --pairs human_vs_llm.jsonl.gz --store /tmp/scar-style
+    OMP_NUM_THREADS=2 python benchmarks/scar_style.py --pairs human_vs_llm.jsonl.gz
     python benchmarks/scar_style.py --pairs human_vs_llm.jsonl.gz --limit 25 --epochs 1 --loo-epochs 1   # a quick look
 
 `--pairs` holds groups: `{"set", "instruction", "input", "human": [{"text"}], "llm": [{"text"}]}`. Of each group one

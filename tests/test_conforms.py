@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from siftune import HOOKS
+from siftune.loopback import teaching
 from siftune.methods import found, load
 from siftune.testing import conforms
 
@@ -38,33 +37,16 @@ def least(schema: dict[str, Any]) -> Any:
     return {"string": "A better text.", "boolean": False, "number": 1, "integer": 1}[schema["type"]]
 
 
-class Teacher(BaseHTTPRequestHandler):
-    """Answers every chat with the least that its JSON schema allows, or with the same text."""
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        form = asked.get("response_format")
-        text = json.dumps(least(form["json_schema"]["schema"])) if form else "A better text."
-        message = {"role": "assistant", "content": text}
-        answer = json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, *_: Any) -> None:
-        """Nobody reads it."""
+def answered(body: dict[str, Any]) -> tuple[str, str]:
+    """The least that the schema of a request allows, or the same text."""
+    form = body.get("response_format")
+    return json.dumps(least(form["json_schema"]["schema"])) if form else "A better text.", "stop"
 
 
 @pytest.fixture(scope="module")
 def teacher() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Teacher) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-        server.shutdown()
-        thread.join()
+    with teaching(answered) as server:
+        yield server.url
 
 
 @pytest.mark.parametrize(("hook", "name"), METHODS, ids=[f"{hook}-{name}" for hook, name in METHODS])

@@ -16,7 +16,7 @@ LAYERS = [
     {"__main__"},
     {"cli"},
     {"quickstart", "doctor"},
-    {"compare", "explain", "story", "export", "scaffold", "testing"},
+    {"compare", "explain", "story", "export", "scaffold", "testing", "loopback"},
     {"api"},
     {"report", "chart"},
     {"runfolder", "engine"},

@@ -359,18 +359,6 @@ def test_help_of_hooks_and_methods(shell: Any) -> None:
         ("name = 5", "step 1: name is a text, not 5"),
         ('as_ = "x"', "score toy-words has no option 'as_'"),
         ("self = 1", "score toy-words has no option 'self'"),
-    ],
-)
-def test_a_key_of_a_wrong_type_is_a_sentence(tmp_path: Path, table: str, said: str) -> None:
-    path = tmp_path / "r.toml"
-    path.write_text(f'[[step]]\nscore = "toy-words"\n{table}\n')
-    with pytest.raises(UserError, match=said):
-        Recipe.read(path)
-
-
-@pytest.mark.parametrize(
-    ("table", "said"),
-    [
         ('[data]\non_bad_row = "stpo"', "on-bad-row is stop or leave-out, not 'stpo'. Did you mean 'stop'?"),
         ("[data]\nlimit = 0", "limit is a number of rows, at least 1, not 0"),
         ("[run]\nmin_coverage = 99.5", "min-coverage is a share between 0 and 1, not 99.5"),

@@ -299,13 +299,13 @@ class Engine:
             return False
         if planned.step.hook in ("train", "select"):
             return True
-        values = RowStore(folder / "values")
+        loaded, _ = RowStore(folder / "values").load(keys)
         try:
-            self._gate(planned, values.load(keys)[0], view)
+            self._gate(planned, loaded, view)
         except CoverageError:
             (folder / "step.json").unlink()
             return False
-        return planned.step.hook != "reflect" or not len(values.missing(keys))
+        return planned.step.hook != "reflect" or bool(np.isin(loaded.states, (OK, LEFT_OUT)).all())
 
     def _call_view(
         self, planned: Planned, view: Samples, keys: list[str], folder: Path, run: Context

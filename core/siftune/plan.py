@@ -16,7 +16,7 @@ from .budget import Budget
 from .errors import UserError, near, suggestion
 from .methods import FILLED, Found, Method
 from .recipe import Defaults, Recipe, Step, placed
-from .samples import DERIVED, FAMILY, Column
+from .samples import DERIVED, Column
 
 # Made by a select that weights what it keeps; there or not, which only the run can tell.
 WEIGHT = "weight"
@@ -27,9 +27,7 @@ WORDS = {
     "template": ("auto", "chat", *prompts.STYLES),
 }
 # What `table.parquet`, the folders of the steps and the store say of every row.
-TAKEN = frozenset(
-    ("id", "row", "parent", "made_by", "status", "reason", "kept", "rank", WEIGHT, "key", "state", FAMILY)
-)
+TAKEN = frozenset((*DERIVED, "id", "parent", "made_by", "status", "reason", "kept", "rank", WEIGHT, "key", "state"))
 
 
 @dataclass

@@ -9,9 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import numpy as np
 import pytest
 import siftune
 from siftune import Column, Context, Fate, Sample, Samples, Selection, UserError, teacher
+from siftune.loopback import part, teaching
 from siftune.teacher import Chat
 from siftune.testing import conforms
 from siftune_reflection_tuning.reflect import Instruction, Reflection, Response
@@ -28,57 +27,9 @@ from siftune_reflection_tuning.sibling import Sibling
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "reflection" / "reflect_parse.json"
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        server: Any = self.server
-        server.bodies.append(body)
-        content, reason = server.write(body)
-        message = {"role": "assistant", "content": content}
-        reply = {
-            "choices": [{"message": message, "finish_reason": reason}],
-            "usage": {"completion_tokens": 7},
-        }
-        data = json.dumps(reply if reason != "refused" else {"error": {"message": content}}).encode()
-        self.send_response(400 if reason == "refused" else 200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@contextmanager
-def teaching(write: Callable[[dict[str, Any]], tuple[str, str]]) -> Iterator[Any]:
-    """A server whose answers, and the reasons why they end, `write` gives for the body of a request."""
-    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    server.handle_error = lambda *_: None  # a client that was killed
-    server.write, server.bodies = write, []
-    server.url = f"http://127.0.0.1:{server.server_port}/v1"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(teacher, "BACKOFF", 0.01)
-
-
-def part(body: dict[str, Any], tag: str) -> str:
-    content: str = body["messages"][-1]["content"]
-    found = content.rpartition(f"<{tag}>\n")[2].partition(f"\n</{tag}>")[0]
-    return found if f"<{tag}>\n" in content else ""
 
 
 def better(body: dict[str, Any]) -> tuple[str, str]:

@@ -4,10 +4,7 @@ on the loopback."""
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ import pytest
 import siftune
 from siftune import Context, Fate, Sample, Samples, UserError, options, teacher
 from siftune.asking import Asking, objects
+from siftune.loopback import part, teaching
 from siftune.recipe import Step
 from siftune.teacher import Chat
 from siftune.testing import conforms
@@ -23,53 +21,9 @@ from siftune_scar_ranker.rating import Quality, StyleJudge, rating
 from siftune_scar_ranker.versions import Direct, Referenced
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        server: Any = self.server
-        server.bodies.append(body)
-        content, reason = server.write(body)
-        message = {"role": "assistant", "content": content}
-        reply = {"choices": [{"message": message, "finish_reason": reason}], "usage": {"completion_tokens": 7}}
-        data = json.dumps(reply if reason != "refused" else {"error": {"message": content}}).encode()
-        self.send_response(400 if reason == "refused" else 200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@contextmanager
-def teaching(write: Callable[[dict[str, Any]], tuple[str, str]]) -> Iterator[Any]:
-    """A server whose answers, and the reasons why they end, `write` gives for the body of a request."""
-    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    server.write, server.bodies = write, []
-    server.url = f"http://127.0.0.1:{server.server_port}/v1"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(teacher, "BACKOFF", 0.01)
-
-
-def part(body: dict[str, Any], tag: str) -> str:
-    content: str = body["messages"][-1]["content"]
-    found = content.rpartition(f"<{tag}>\n")[2].partition(f"\n</{tag}>")[0]
-    return found if f"<{tag}>\n" in content else ""
 
 
 def asked(method: Asking, hook: str, samples: Samples, folder: Path, url: str) -> Any:
