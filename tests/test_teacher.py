@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 from siftune import UserError, endpoint, teacher
 from siftune.answers import Answers, Kept
+from siftune.loopback import listening
 from siftune.teacher import Chat, Request
 
 SCHEMA = {
@@ -116,15 +117,8 @@ def _bytes(body: Any) -> bytes:
 
 @contextmanager
 def serving(reply: Callable[[int, dict[str, Any]], Reply]) -> Iterator[Server]:
-    server = Server(reply)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    with listening(server := Server(reply)):
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def requests(count: int, **how: Any) -> list[Request]:

@@ -44,10 +44,17 @@ def teaching(write: Callable[[Body], tuple[str, str]]) -> Iterator[Any]:
     server.handle_error = lambda *_: None  # a client that was killed
     server.write, server.bodies = write, []
     server.url = f"http://127.0.0.1:{server.server_port}/v1"
+    with listening(server):
+        yield server
+
+
+@contextmanager
+def listening(server: ThreadingHTTPServer) -> Iterator[None]:
+    """The server answers in a thread of its own, and is gone afterwards."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
-        yield server
+        yield
     finally:
         server.shutdown()
         server.server_close()
