@@ -155,8 +155,10 @@ def test_it_learns_the_order(encoder: Path, tmp_path: Path) -> None:
     assert any("no quality of answers is known" in text for text in said)
     assert sum("epoch" in text and "direct > referenced" in text for text in said) == 8
     reader = ranker(str(trained.folder), "float32", "cpu", 64)
-    scores, _ = reader.scores([("say 7", text) for text in ("answer: sure", "answer: it is 7", "it is 7")])
-    assert scores[0] > scores[1] > scores[2]
+    kinds = ("answer: sure", "answer: it is {n}", "it is {n}")
+    scores, _ = reader.scores([(f"say {n}", text.format(n=n)) for n in range(30) for text in kinds])
+    direct, referenced, human = scores.reshape(30, 3).T
+    assert (direct > referenced).mean() >= 0.7 and (referenced > human).mean() >= 0.7  # of the first epoch of equals
     told = json.loads((trained.folder / "config.json").read_text())
     assert told["pooler"] and told["encoder"]["model_type"] == "bert" and str(encoder) not in json.dumps(told)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["figures.json", "model"]

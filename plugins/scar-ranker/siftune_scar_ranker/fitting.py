@@ -14,10 +14,10 @@ from siftune import Context, UserError
 
 from . import checkpoint
 from .losses import Loss, loss
-from .network import judged, states
+from .network import judged
 from .quadruples import NAMES, PAIRS, Quadruple
 from .ranker import scored
-from .reading import Words
+from .reading import Words, encoded
 
 Rows = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -129,9 +129,11 @@ def _forward(
     """Scores `(3, n)`, v_c and v_p `(3, n, width)`; zeros for a kind of answer that nobody has."""
     import torch
 
-    first, _ = states(net, *words.padded(asked, device))
-    answers, form = states(net, *words.padded([ids for kind in said.values() for ids in kind], device))
-    scores, surprise = judged(net, first.repeat(len(said), 1), answers, form)
+    # texts of a step are read in groups of like length: together, a third to two thirds would be padding
+    first, form = encoded(net, words, [*asked, *(ids for kind in said.values() for ids in kind)], device)
+    asked_of = first[: len(asked)].repeat(len(said), 1)
+    form = form[len(asked) :]
+    scores, surprise = judged(net, asked_of, first[len(asked) :], form)
     made = []
     for part in (scores, surprise, form):
         pieces = dict(zip(said, part.chunk(len(said)), strict=True))

@@ -11,7 +11,7 @@ from siftune import UserError
 from siftune.encoding import UNLIMITED, clean
 
 # padded tokens of one batch, by the kind of device
-BATCH = {"cpu": 1024, "cuda": 32768}
+BATCH = {"cpu": 512, "cuda": 32768}
 
 
 class Words:
@@ -67,7 +67,7 @@ def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
 def encoded(
     net: Any, words: Words, ids: Sequence[Sequence[int]], device: Any, advance: Callable[..., None] | None = None
 ) -> tuple[Any, Any]:
-    """First states and forms of texts, `(n, width)` each in float32, in the order of the texts."""
+    """First states and forms of texts, `(n, width)` each in float32, in the order of the texts; gradients flow."""
     import torch
 
     from .network import states
