@@ -182,9 +182,28 @@ def test_arms_stand_side_by_side_with_their_intervals(tmp_path: Path, pool_file:
         ("everything", "40"),
     ]
     assert [one["interval"] for one in metrics["share"]] == ["0.25 to 0.75"] * 3
-    kept = {arm["name"]: (arm["kept"], arm["shared"]) for arm in report.arms(run)}
-    assert kept["everything"] == (40, 10)
+    told = {arm["name"]: (arm["said"], arm["kept"], arm["shared"]) for arm in report.arms(run)}
+    assert told["this run"] == ("select top --by length --budget 10", 10, 10)
+    assert told["everything"] == ("select toy-first --budget 100%", 40, 10)
     assert made(tmp_path / "run").source.count('class="interval"') == 3
+
+
+def test_what_a_trainer_measured_stands_with_the_evaluations(tmp_path: Path, pool_file: Path) -> None:
+    steps = ["select toy-first --budget 10", "train toy-trainer --measure"]
+    arms = [
+        Arm("fewer", Step("select", "toy-first", budget="5")),
+        Arm("again", Step("train", "toy-trainer", measure=True, continue_=True), "train toy-trainer"),
+    ]
+    for _ in range(2):  # computed, and found in the store
+        run = siftune.run(pool_file, steps, out=tmp_path / "run", store=tmp_path / "store", arms=arms, overwrite=True)
+        assert {name: one["n"] for name, one in run.compared["train toy-trainer"]["held out"].items()} == {
+            "this run": 10, "fewer": 5, "again": 10,
+        }  # fmt: skip
+        assert "--continue" in report.arms(run)[2]["said"]
+    told = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert told["train toy-trainer"]["held out"]["value"] == 0.75
+    page = made(tmp_path / "run")
+    assert page.source.count('class="interval"') == 3 and "0.5 to 1" in page.text
 
 
 def test_a_run_without_rows_has_a_page(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import siftune
 from siftune import CoverageError, Method, Pool, Sample, Samples, fingerprint, hookimpl, models, options, recipe, stream
 from siftune.attach import Checker
 from siftune.context import Context
+from siftune.testing import tiny_model
 
 from .conftest import row, write_jsonl
 from .distributions import write
@@ -66,6 +67,25 @@ def test_families_are_part_of_what_a_selection_hangs_on(tmp_path: Path) -> None:
     assert len(chain(both, *steps, out=tmp_path / "a").selected) == 2
     # the same two ids, but now one is a rewrite of the other
     assert len(chain(one, "reflect toy-shout", *steps, out=tmp_path / "b").selected) == 1
+
+
+def test_who_wrote_a_sample_is_part_of_what_a_step_over_the_view_hangs_on(tmp_path: Path) -> None:
+    data = write_jsonl(tmp_path / "pool.jsonl", [LOW])
+    for name in ("loud", "louder"):
+        run = chain(data, f"reflect toy-shout --name {name}", "score toy-wrote", out=tmp_path / name)
+        assert set(run.table["toy-wrote"].to_pylist()) == {"None", name}
+
+
+def test_a_second_model_is_part_of_what_a_step_hangs_on_also_when_the_first_was_trained_here(
+    pool_file: Path, tmp_path: Path, toys_log: Log
+) -> None:
+    beside = tiny_model(tmp_path / "beside")
+    config = json.loads((beside / "config.json").read_text())
+    steps = ("train toy-trainer --model nano", f"score toy-reader --beside {beside}")
+    for at, read in enumerate((["train", "reader"], [], ["reader"])):
+        (beside / "config.json").write_text(json.dumps(config | {"change": at // 2}))
+        chain(pool_file, *steps, out=tmp_path / str(at))
+        assert toys_log() == read
 
 
 def test_weights_of_every_select_are_part_of_what_a_model_hangs_on(pool_file: Path, tmp_path: Path) -> None:

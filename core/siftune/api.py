@@ -57,8 +57,18 @@ class Run:
 
     @property
     def results(self) -> dict[str, Mapping[str, Any]]:
-        """Figures by evaluating step."""
+        """Figures by evaluating step, and by training step that measured some itself."""
         return {d.planned.label: d.evaluation.metrics for d in self.state.done if d.evaluation}
+
+    @property
+    def compared(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """By step and figure, what it came to in this run and in each arm that has it."""
+        found: dict[str, dict[str, dict[str, Any]]] = {}
+        for name, one in {"this run": self, **self.arms}.items():
+            for step, metrics in one.results.items():
+                for figure, value in metrics.items():
+                    found.setdefault(step, {}).setdefault(figure, {})[name] = value
+        return found
 
     @property
     def computed(self) -> int:

@@ -112,18 +112,21 @@ class Checker:
         folder = Path(answer.folder)
         if not (folder / "config.json").is_file():
             raise self.fault(f"returned the folder {folder}, which holds no config.json")
-        return Trained(folder, answer.base, answer.kind, dict(answer.figures))
+        return Trained(folder, answer.base, answer.kind, dict(answer.figures), self._metrics(answer.metrics))
 
     def evaluation(self, answer: Any) -> Evaluation:
         """Figures that are finite, by name."""
         if not isinstance(answer, Evaluation):
             raise self.fault(f"returned {_described(answer)}; evaluate gives Evaluation(metrics, items)")
-        for name, value in answer.metrics.items():
+        return Evaluation(self._metrics(answer.metrics), [dict(item) for item in answer.items])
+
+    def _metrics(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        for name, value in metrics.items():
             numbers = value.values() if isinstance(value, Mapping) else [value]
             for number in numbers:
                 if isinstance(number, (int, float, np.number)) and not np.isfinite(number):
                     raise self.fault(f"returned {number} for the figure {name!r}; leave out what could not be measured")
-        return Evaluation(dict(answer.metrics), [dict(item) for item in answer.items])
+        return dict(metrics)
 
     def _array(self, value: Any, kind: Any = None) -> Any:
         try:

@@ -271,10 +271,14 @@ def _conclude(carried: Run, *, as_json: bool) -> None:
     every = [carried, *carried.arms.values()]
     if not any(one.computed for one in every):
         click.echo("nothing was computed: every step was in the store")
-    for name, one in {"": carried, **carried.arms}.items():
-        for step, metrics in one.results.items():
-            for figure, value in metrics.items():
-                click.echo(f"{name + ': ' if name else ''}{step}: {figure} {_figure(value)}")
+    width = max(map(len, ["this run", *carried.arms]))
+    for step, figures in carried.compared.items():
+        for figure, values in figures.items():
+            if carried.arms:
+                rows = (f"\n  {name:<{width}}  {_figure(value)}" for name, value in values.items())
+                click.echo(f"{step}: {figure}" + "".join(rows))
+            else:
+                click.echo(f"{step}: {figure} {_figure(values['this run'])}")
     click.echo(
         f"{folder}/report.html  {folder}/table.parquet" + (f"  {folder}/selected.jsonl" if counts["rows"] else "")
     )

@@ -134,9 +134,9 @@ class Engine:
             if planned.travelling:
                 trained, key = self.state.models[type(planned.method).reads]
                 planned.method.model = str(trained.folder)  # type: ignore[attr-defined]
-                self._identity = f"trained {key}"
+                self._identity = "+".join([f"trained {key}", *_digests(planned.method)])
             else:
-                self._identity = self._model_digest(planned.method)
+                self._identity = "+".join(_digests(planned.method, own=True))
             done = self._step(planned)
             done.warnings += self._doubts(done)
             done.seconds = time.perf_counter() - started
@@ -270,7 +270,9 @@ class Engine:
         done.figures = told["figures"]
         done.warnings += told.get("warnings", []) + warnings
         if hook == "train":
-            done.model = Trained(folder / told["model"], told["base"], told["kind"], told["figures"])
+            metrics = told.get("metrics", {})
+            done.model = Trained(folder / told["model"], told["base"], told["kind"], told["figures"], metrics)
+            done.evaluation = Evaluation(metrics) if metrics else None
             self.state.models[done.model.kind] = (done.model, key)
             done.states[view.rows] = OK
             return done
@@ -324,7 +326,7 @@ class Engine:
                 raise checker.fault(f"left its model in {trained.folder}; it belongs into run.folder")
             inside = trained.folder.resolve().relative_to(folder.resolve())
             run.figures |= trained.figures
-            return {"model": str(inside), "base": trained.base, "kind": trained.kind}
+            return {"model": str(inside), "base": trained.base, "kind": trained.kind, "metrics": trained.metrics}
         if hook == "reflect":
             assert isinstance(answer, stream.Rewrites)
             run.note(rewrites=len(answer.samples), already_good=answer.already_good)
@@ -446,19 +448,6 @@ class Engine:
             step.hook, step.name, planned.found.package, planned.method, fingerprint.digest(told), columns
         )
 
-    def _model_digest(self, method: Method) -> str:
-        """The content of the model that a method reads, and of the one that its teacher serves."""
-        named = [*([model] if isinstance(model := getattr(method, "model", None), str) else []), *method.also_reads()]
-        if isinstance(teacher := getattr(method, "teacher", None), str) and teacher.startswith("vllm:"):
-            from .teacher import served
-
-            named.append(served(teacher)[0])
-        if not named:
-            return ""
-        from . import models
-
-        return "+".join(map(models.digest, named))
-
     def _context(self, planned: Planned, folder: Path) -> Context:
         folder.mkdir(parents=True, exist_ok=True)
         say, warn = partial(self.progress.say, planned.label), partial(self.progress.warn, planned.label)
@@ -549,12 +538,28 @@ def _numbered(keys: list[str]) -> list[str]:
     return numbered
 
 
+def _digests(method: Method, own: bool = False) -> list[str]:
+    """The content of the models that a method reads, its `own` included, and of the one that its teacher serves."""
+    named = list(method.also_reads())
+    if own and isinstance(model := getattr(method, "model", None), str):
+        named.insert(0, model)
+    if isinstance(teacher := getattr(method, "teacher", None), str) and teacher.startswith("vllm:"):
+        from .teacher import served
+
+        named.append(served(teacher)[0])
+    if not named:
+        return []
+    from . import models
+
+    return list(map(models.digest, named))
+
+
 def _kinship(view: Samples) -> list[Any]:
-    """Who descends from whom: families hang on it, and ids do not tell."""
+    """Who descends from whom, and by which step: families hang on it, and ids do not tell."""
     if all(sample.parent is None for sample in view.pool.samples):
         return []
     roots = view.pool.roots()
-    return [[[sample.parent for sample in view], [roots[row] for row in view.rows]]]
+    return [[[(sample.parent, sample.made_by) for sample in view], [roots[row] for row in view.rows]]]
 
 
 def _told(sample: Sample) -> dict[str, Any]:

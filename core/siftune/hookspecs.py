@@ -108,6 +108,8 @@ def select(samples: Samples, budget: Budget, run: Context) -> Any:
 def train(samples: Samples, run: Context) -> Trained:
     """Train on the samples and give the model: its folder, base and kind. Called with the view.
 
+    What is measured on samples held out of the training goes into `metrics`, as in an Evaluation.
+
     class Copy(Method):
         "Passes the model on untrained."
 

@@ -129,12 +129,17 @@ class Selection:
 
 @dataclass
 class Trained:
-    """A model in a folder: what it was trained from, and its kind ("causal-lm", "ranker", ...)."""
+    """A model in a folder: what it was trained from, and its kind ("causal-lm", "ranker", ...).
+
+    `metrics` are what the trainer measured on samples that it held out, as those of an Evaluation: arms are laid
+    beside each other by them. `figures` are whatever else is worth knowing about the training.
+    """
 
     folder: Path
     base: str
     kind: str = "causal-lm"
     figures: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass

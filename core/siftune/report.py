@@ -276,39 +276,30 @@ def _quantiles(name: str, values: Array) -> tuple[str, list[str]]:
 # ---- evaluations and arms ----
 
 
-def _all(run: Run) -> dict[str, Run]:
-    return {"this run": run, **run.arms}
-
-
 def arms(run: Run) -> list[dict[str, Any]]:
-    """What each arm kept, and how much of it the run itself kept too."""
+    """The step that each arm has of its own, what it kept, and how much of that the run itself kept too."""
     if not run.arms:
         return []
     own = {run.state.pool.samples[row].id for row in kept_rows(run.state)}
+    steps = [done.planned.step for done in run.state.done]
+    selects = [step for step in steps if step.hook == "select"]
     found = []
-    for name, one in _all(run).items():
+    for name, one in {"this run": run, **run.arms}.items():
+        exchanged = [done.planned.step for done in one.state.done if done.planned.step not in steps]
         ids = {one.state.pool.samples[row].id for row in kept_rows(one.state)}
-        selects = [d for d in one.state.done if d.kept is not None]
-        said = command(selects[-1].planned.step) if selects else "nothing selected"
+        its = (exchanged or selects)[-1:]
+        said = command(its[0]) if its else "nothing selected"
         place = "" if one is run else quote(f"arms/{name}/selected.jsonl")
         found.append({"name": name, "said": said, "kept": len(ids), "shared": len(ids & own), "place": place})
     return found
 
 
 def evaluations(run: Run) -> list[dict[str, Any]]:
-    """Every figure of every evaluating step, the arms below each other."""
-    runs = _all(run)
-    labels = list(dict.fromkeys(label for one in runs.values() for label in one.results))
-    found = []
-    for label in labels:
-        results = {name: one.results[label] for name, one in runs.items() if label in one.results}
-        names = list(dict.fromkeys(metric for figures in results.values() for metric in figures))
-        metrics = []
-        for metric in names:
-            values = {name: figures[metric] for name, figures in results.items() if metric in figures}
-            metrics.append({"name": metric, "rows": _rows(values)})
-        found.append({"label": label, "metrics": metrics})
-    return found
+    """Every figure of every step that measured something, the arms below each other."""
+    return [
+        {"label": step, "metrics": [{"name": name, "rows": _rows(values)} for name, values in figures.items()]}
+        for step, figures in run.compared.items()
+    ]
 
 
 def _rows(values: Mapping[str, Any]) -> list[dict[str, Any]]:

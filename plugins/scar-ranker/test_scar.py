@@ -287,6 +287,13 @@ def test_half_precision_is_near(ranker_folder: Path, dtype: str) -> None:
     assert np.isfinite(near).all() and np.abs(near - exact).max() < 0.3 * exact.std() + 0.05
 
 
+def test_half_precision_does_not_round_where_a_token_stands(golden: Any) -> None:
+    kinds = ("bfloat16", "float32")
+    half, full = (Ranker(str(GOLDEN / "ckpt_gte_native"), kind, "cpu", 64).net["encoder"] for kind in kinds)
+    assert torch.equal(half.rotary_emb.inv_freq, full.rotary_emb.inv_freq)
+    assert {weight.dtype for weight in half.parameters()} == {torch.bfloat16}
+
+
 def test_a_score_that_is_no_number_is_a_failure(ranker_folder: Path, tmp_path: Path) -> None:
     def spoil(found: dict[str, Any]) -> None:
         found["output_layer.2.bias"] = torch.full((1,), math.nan)
@@ -370,6 +377,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None
         (SPANISH, "es"),
         ("Erklären Sie mir bitte die Schwerkraft in wenigen Worten", "de"),
         ("重力是一种使物体互相吸引的力", "zh"),
+        ("यह एक लंबा वाक्य है जिसमें बहुत सारे शब्द हैं और इसका अर्थ आसान है।", "hi"),
         ("", "und"),
         ("Yes.", "und"),
         ("1, 2, 3, 5, 8, 13, 21, 34", "und"),

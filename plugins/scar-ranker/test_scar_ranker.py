@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from siftune import Context, Sample, Samples, UserError, apply, models
 from siftune.testing import conforms, tiny_model
-from siftune_scar_ranker import fitting, network
+from siftune_scar_ranker import checkpoint, encoders, fitting, network, rows
 from siftune_scar_ranker.losses import loss
 from siftune_scar_ranker.quadruples import KINDS, NAMES, PAIRS, Quadruple, allowed
 from siftune_scar_ranker.ranker import ranker, scored
@@ -167,7 +168,7 @@ def test_it_learns_the_order(encoder: Path, tmp_path: Path) -> None:
 def test_the_same_seed_gives_the_same_bits(encoder: Path, tmp_path: Path) -> None:
     found = [
         models.digest(str(train(toy(12), tmp_path / name, encoder, epochs=1, seed=seed).folder))
-        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+        for name, seed in (("a", 1), ("b", 1), ("c", -1))
     ]
     assert found[0] == found[1] != found[2]
 
@@ -209,6 +210,27 @@ def test_a_killed_training_goes_on_to_the_same_bits(
     assert not steps and again.figures == resumed.figures
 
 
+def test_a_checkpoint_that_a_kill_cut_short_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(file: Path, *_: Any, **__: Any) -> None:
+        file.touch()
+        raise KeyboardInterrupt
+
+    net = torch.nn.Linear(1, 1)
+    optimizer = fitting.optimizer_of(net)
+    checkpoint.write(net, optimizer, {"seen": 1}, tmp_path)
+    monkeypatch.setattr(Path, "write_text", cut)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.write(net, optimizer, {"seen": 2}, tmp_path)
+    assert checkpoint.resume(net, optimizer, tmp_path) == {"seen": 1}
+
+
+def test_what_is_held_out_without_a_pair_chooses_no_epoch(encoder: Path, tmp_path: Path) -> None:
+    alone = dict.fromkeys(("direct", "referenced"), lambda n: "answer: sure" if n < 2 else None)
+    figures = train(toy(20, **alone), tmp_path / "run", encoder, held_out=0.05).figures
+    assert [figures[name] for name in ("trained_on", "held_out", "tested_on")] == [2, 0, 0]
+    assert all("direct > human" in epoch for epoch in figures["epochs"])
+
+
 def test_without_referenced_answers_direct_is_learned_above_human(encoder: Path, tmp_path: Path) -> None:
     plain = [{"instruction": f"say {n}", "output": f"it is {n}", "direct": "answer: sure"} for n in range(12)]
     said: list[str] = []
@@ -241,7 +263,8 @@ def test_ablations_change_what_is_learned(encoder: Path, tmp_path: Path) -> None
         ({"rewrites": True}, {}, "no rewrite in play was made by 'direct' or 'referenced'"),
         ({}, {"direct": lambda n: {"a": 1}}, "'direct' of sample .* is a dict, no text"),
         ({}, {"human_quality": lambda n: "good"}, "the quality 'good' of sample .* is no number"),
-        ({"learning_rate": 1e25}, {}, "lower --learning-rate"),
+        ({"learning_rate": 1e25, "batch_size": 1}, {}, "the loss is .*; try a lower --learning-rate"),
+        ({"learning_rate": 1e37, "epochs": 1}, {}, "its scores are no numbers any more; try a lower --learning-rate"),
     ],
 )
 def test_what_cannot_be_learned_from_is_an_error(
@@ -265,6 +288,25 @@ def test_answers_may_be_rewrites_of_the_chain(encoder: Path, tmp_path: Path) -> 
     assert rewritten["quadruples"] == 12 and rewritten["trained_on"] in (4, 5, 6)
     columns = train(toy(12), tmp_path / "columns", encoder, epochs=1).figures
     assert columns["quadruples"] == 12 and columns["trained_on"] == 10
+
+
+def test_samples_of_one_instruction_share_the_direct_answer() -> None:
+    """It is asked for once, and comes as the rewrite of one of them."""
+    humans = [Sample.of(asked, f"human {n}") for n, asked in enumerate(("say", "say", "sing"))]
+    made = [("direct", 0, "sure"), ("referenced", 0, "again 0"), ("referenced", 1, "again 1"), ("direct", 2, "la")]
+    rewrites = [replace(humans[at].rewrite(response=text), made_by=f"reflect {kind}") for kind, at, text in made]
+    other = replace(humans[0].rewrite(response="better"), made_by="reflect response")
+    names = {"direct": "direct", "referenced": "referenced", "human": "human"}
+    found = rows.from_rewrites(Samples.of([*humans, *rewrites, other]), names, "quality")
+    assert [row.answers for row in found] == [
+        ("sure", "again 0", "human 0"), ("sure", "again 1", "human 1"), ("la", None, "human 2"),
+    ]  # fmt: skip
+
+
+def test_numbers_are_the_texts_that_they_are_written_as() -> None:
+    view = Samples.of([{"instruction": "sum", "output": "42", "direct": 42, "referenced": 7.5}])
+    (found,) = rows.from_columns(view, {name: name for name in KINDS}, "quality", own=True)
+    assert found.answers == ("42", "7.5", "42")
 
 
 def test_columns_may_have_other_names(encoder: Path, tmp_path: Path) -> None:
@@ -303,14 +345,26 @@ def test_a_checkpoint_of_another_task_gives_its_encoder(encoder: Path, tmp_path:
 
 
 def test_bfloat16_trains_weights_in_float32(encoder: Path, tmp_path: Path) -> None:
-    trained = train(toy(8), tmp_path / "run", encoder, epochs=1, dtype="bfloat16")
+    """Also those of a checkpoint that was written in less."""
+    half = shutil.copytree(encoder, tmp_path / "half")
+    told = json.loads((half / "config.json").read_text())
+    (half / "config.json").write_text(json.dumps({**told, "dtype": "float16"}))
+    trained = train(toy(8), tmp_path / "run", half, epochs=1, dtype="bfloat16")
     assert {one.dtype for one in load_file(trained.folder / "model.safetensors").values()} == {torch.float32}
 
 
 def test_what_is_no_encoder_is_said(tmp_path: Path) -> None:
     causal = tiny_model(tmp_path / "causal")
     with pytest.raises(UserError, match="llama is no text encoder"):
-        train(toy(8), tmp_path / "run", causal)
+        network.begin(str(causal), 16)
+    # nor where its configuration does not tell
+    told = json.loads((causal / "config.json").read_text())
+    (causal / "config.json").write_text(json.dumps({**told, "architectures": None}))
+    with pytest.raises(UserError, match="llama is no text encoder"):
+        network.begin(str(causal), 16)
+    for kind in ("t5", "clip"):
+        with pytest.raises(UserError, match=f"{kind} is no text encoder"):
+            encoders.configuration({"model_type": kind})
 
 
 @pytest.mark.parametrize(

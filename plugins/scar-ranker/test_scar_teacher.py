@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ import siftune
 from siftune import Context, Fate, Sample, Samples, UserError, options, teacher
 from siftune.asking import Asking, objects
 from siftune.loopback import part, teaching
-from siftune.recipe import Step
+from siftune.recipe import Data, Recipe, Step
 from siftune.teacher import Chat
 from siftune.testing import conforms
+from siftune_scar_ranker.quadruples import NAMES
 from siftune_scar_ranker.rating import Quality, StyleJudge, rating
 from siftune_scar_ranker.versions import Direct, Referenced
+
+RECIPE = Path(__file__).parents[2] / "templates" / "recipes" / "scar-ranker.toml"
 
 
 @pytest.fixture(autouse=True)
@@ -217,7 +221,7 @@ def test_the_rules_of_their_hooks_are_kept() -> None:
             assert conforms(hook, name, teacher=server.url, teacher_model="toy")
 
 
-def test_a_human_set_becomes_quadruples_and_the_analysis_of_the_paper(tmp_path: Path) -> None:
+def test_a_human_set_becomes_quadruples_the_analysis_of_the_paper_and_rankers(tmp_path: Path, encoder: Path) -> None:
     names = "ash birch cedar elm fir hazel larch lime maple oak pine rowan willow yew".split()
     human = [" ".join(f"we saw {' '.join(names[word : word + at + 1])}," for word in range(20)) for at in range(9)]
 
@@ -230,25 +234,33 @@ def test_a_human_set_becomes_quadruples_and_the_analysis_of_the_paper(tmp_path: 
 
     data = tmp_path / "human.jsonl"
     data.write_text("\n".join(json.dumps({"instruction": f"Q{at}", "output": text}) for at, text in enumerate(human)))
-    steps = ["reflect referenced", "reflect direct", "score quality", "score style"]
+    text = RECIPE.read_text(encoding="utf-8").replace('"minilm"', f'"{encoder}"\nepochs = 1\nmax_length = 64')
+    (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
+    read = Recipe.read(tmp_path / "recipe.toml")
     with teaching(write) as server:
-        run = siftune.run(
-            data, steps, out=tmp_path / "out", store=tmp_path / "store", teacher=server.url, teacher_model="toy"
-        )
+        how = replace(read.run, teacher=server.url, teacher_model="toy")
+        recipe = replace(read, data=Data(path=(str(data),)), run=how)
+        run = siftune.api.carry_out(recipe, out=tmp_path / "out", store=tmp_path / "store")
         asked_for = len(server.bodies)
-        siftune.run(data, steps, out=tmp_path / "b", store=tmp_path / "store", teacher=server.url, teacher_model="toy")
-    assert asked_for == len(server.bodies) == 9 + 9 + 27
+        again = siftune.api.carry_out(recipe, out=tmp_path / "b", store=tmp_path / "store")
+    assert asked_for == len(server.bodies) == 9 + 9 + 27 and again.computed == 0
+    # the ablations beside each other: all of them measured the same held-out instruction
+    compared = run.compared["train scar-ranker"]
+    assert list(compared) == [f"accuracy of {name}" for name in NAMES]
+    assert [len(arms) for arms in compared.values()] == [3, 3, 4]  # one learned nothing of referenced answers
+    assert all(one["n"] == 1 for arms in compared.values() for one in arms.values())
     pool = run.state.pool
     assert [sample.made_by for sample in pool.samples].count("reflect direct") == 9 and len(pool) == 27
     assert np.bincount(pool.families().astype(int)).max() == 3
-    told = run.state.done[-1].figures["paired_by_instruction"]
+    style = next(done for done in run.state.done if done.planned.label == "score style")
+    told = style.figures["paired_by_instruction"]
     assert {which: told[which]["quality.helpfulness"]["mean"] for which in told} == {
         "human": 6, "referenced": 8, "direct": 8,
     }  # fmt: skip
     assert told["direct"]["mtld"]["sd"] < told["human"]["mtld"]["sd"] and told["human"]["flesch"]["sd"] > 0
-    assert run.state.done[-1].figures["close_to"] == "9 direct answers"
-    style = pool.columns["style"].values
+    assert style.figures["close_to"] == "9 direct answers"
+    closeness = pool.columns["style"].values
     made = np.array([str(sample.made_by) for sample in pool.samples])
-    assert style[made == "reflect direct"].mean() > style[made == "None"].mean()
+    assert closeness[made == "reflect direct"].mean() > closeness[made == "None"].mean()
     table = run.table.to_pydict()
     assert table["status"] == ["ok"] * 27  # what `reflect direct` left out is in play all the same

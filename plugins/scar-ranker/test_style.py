@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -132,6 +133,16 @@ def test_layout_is_a_share_of_lines_and_code_is_no_prose() -> None:
     only, none = measures(code)
     assert none == 0 and only == {"lists": 0, "headings": 0, "code": 1, "bold": 0}
     assert measures("~~~\n```\nopen to the end")[0]["code"] == 1
+    assert measures("````\n```\ninside\n```\nstill\n````\nThe river runs.") == measures(
+        "~~~\nx\nx\nx\nx\n~~~\nThe river runs."
+    )
+    within, words = measures(f"```x = [1]```\n\n{PASSAGE}")  # closed on its own line: what follows is prose
+    assert within["code"] == 0 and words == measures(PASSAGE)[1] + 1
+
+
+def test_a_mark_does_not_cut_a_word() -> None:
+    assert measures("un été à l'école") == measures(normalize("NFD", "un été à l'école"))
+    assert measures("यह एक लंबा वाक्य है जिसमें बहुत सारे शब्द हैं")[1] == 10
 
 
 HOSTILE = [

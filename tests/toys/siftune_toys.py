@@ -133,10 +133,14 @@ class ReadsModel(Method):
     seed: Annotated[int | None, "seed"] = None
     template: Annotated[str | None, "template"] = None
     device: Annotated[str | None, "device"] = None
+    beside: Annotated[str | None, "another model"] = None
     requires: ClassVar[tuple[str, ...]] = ("model",)
 
     def gives(self) -> list[Column]:
         return [Column("toy-reader")]
+
+    def also_reads(self) -> list[str]:
+        return [self.beside] if self.beside else []
 
     @hookimpl
     def score(self, samples: Any) -> Any:
@@ -174,6 +178,19 @@ class Above(Method):
         return Outcome(
             np.nan_to_num(values) + 1, left_out={int(i): "no value" for i in np.flatnonzero(np.isnan(values))}
         )
+
+
+class WhoWrote(Method):
+    """Which step wrote a sample."""
+
+    scope: ClassVar[Literal["rows", "view"]] = "view"
+
+    def gives(self) -> list[Column]:
+        return [Column("toy-wrote")]
+
+    @hookimpl
+    def score(self, samples: Any) -> Any:
+        return [str(sample.made_by) for sample in samples]
 
 
 class RankInView(Method):
@@ -255,6 +272,7 @@ class Trainer(Method):
 
     model: Annotated[str | None, "model to start from"] = None
     continue_: Annotated[bool, "go on from the model that travels"] = False
+    measure: Annotated[bool, "measure what was held out"] = False
     seed: Annotated[int | None, "seed"] = None
 
     def needs(self) -> list[str]:
@@ -268,7 +286,8 @@ class Trainer(Method):
         weights = samples.column("weight").tolist() if "weight" in samples.columns else []
         told = {"ids": samples.ids, "weights": weights, "from": str(self.model)}
         (folder / "config.json").write_text(json.dumps(told), encoding="utf-8")
-        return Trained(folder, base=str(self.model), figures={"seen": len(samples)})
+        metrics = {"held out": {"value": 0.75, "low": 0.5, "high": 1.0, "n": len(samples)}} if self.measure else {}
+        return Trained(folder, base=str(self.model), figures={"seen": len(samples)}, metrics=metrics)
 
 
 class Size(Method):

@@ -30,7 +30,9 @@ def write(net: Any, optimizer: Any, progress: Mapping[str, Any], folder: Path) -
     save_file(moments, place / "moments.safetensors")
     for file in place.iterdir():
         _synced(file)
-    (place / WHOLE).write_text(json.dumps(dict(progress)), encoding="utf-8")
+    unfinished = place / (WHOLE + ".unfinished")
+    unfinished.write_text(json.dumps(dict(progress)), encoding="utf-8")
+    os.replace(unfinished, place / WHOLE)
     for other in folder.glob("checkpoint-*"):
         if other != place:
             shutil.rmtree(other, ignore_errors=True)

@@ -49,20 +49,41 @@ def configuration(told: Mapping[str, Any]) -> Any:
 
     kind = str(told.get("model_type"))
     if any("ForCausalLM" in str(name) for name in told.get("architectures") or ()) or told.get("is_decoder"):
-        raise UserError(f"a {kind} is no text encoder; name one such as minilm or FacebookAI/roberta-base")
+        raise _none(kind)
     plain = dict(_native(told) if kind == "new" else told)
     plain.pop("auto_map", None)
     try:
-        return AutoConfig.for_model(**plain)
+        config = AutoConfig.for_model(**plain)
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"transformers has no text encoder of the kind {kind!r}: {error}") from error
+    sized = all(isinstance(getattr(config, name, None), int) for name in ("hidden_size", "max_position_embeddings"))
+    if config.is_encoder_decoder or not sized:
+        raise _none(kind)
+    return config
 
 
 def build(config: Any) -> Any:
-    """The encoder with random weights, in float32."""
+    """The encoder with random weights, in float32, whatever its checkpoint was written in."""
+    import torch
     from transformers import AutoModel
 
-    return AutoModel.from_config(config, trust_remote_code=False)
+    return AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
+
+
+def check(encoder: Any) -> None:
+    """Raises UserError for a model whose first state has not seen what comes after it, as that of a causal LM."""
+    import torch
+
+    size = encoder.config.vocab_size
+    ids = torch.tensor([[size - 1, size - 2], [size - 1, size - 3]])
+    with torch.no_grad():
+        one, other = encoder.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, 0]
+    if torch.allclose(one, other, atol=1e-6):
+        raise _none(encoder.config.model_type)
+
+
+def _none(kind: str) -> UserError:
+    return UserError(f"a {kind} is no text encoder; name one such as minilm or FacebookAI/roberta-base")
 
 
 def limit(encoder: Any) -> int:

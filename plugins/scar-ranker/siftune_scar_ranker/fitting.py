@@ -142,18 +142,27 @@ def _forward(
 
 
 def accuracies(net: Any, words: Words, rows: Sequence[Quadruple], device: str) -> dict[str, float]:
-    """For each of the three pairs, the share of rows with both answers in which the better one scores higher;
-    equal answers count as wrong, and no quality is asked for. Pairs that no row has are left out."""
+    """For each of the three pairs, the share of rows in which the better answer scores higher."""
+    return {name: float(right.mean()) for name, right in orders(net, words, rows, device).items()}
+
+
+def orders(net: Any, words: Words, rows: Sequence[Quadruple], device: str) -> dict[str, Flags]:
+    """For each of the three pairs, whether the better answer scores higher, for every row that has both; equal
+    answers count as wrong, and no quality is asked for. Pairs that no row has are left out.
+    Raises UserError where a score is no number."""
     pairs = [(row.instruction, answer) for row in rows for answer in row.answers if answer is not None]
     training = net.training
-    found = iter(scored(net.eval(), words, pairs, device)[0].tolist())
+    given, _ = scored(net.eval(), words, pairs, device)
     net.train(training)
+    if not np.isfinite(given).all():
+        raise UserError("train scar-ranker: its scores are no numbers any more; try a lower --learning-rate")
+    found = iter(given.tolist())
     scores = np.array([[np.nan if one is None else next(found) for one in row.answers] for row in rows]).reshape(-1, 3)
     told = {}
     for name, (a, b) in zip(NAMES, PAIRS, strict=True):
         both = ~np.isnan(scores[:, a]) & ~np.isnan(scores[:, b])
         if both.any():
-            told[name] = float((scores[both, a] > scores[both, b]).mean())
+            told[name] = scores[both, a] > scores[both, b]
     return told
 
 
@@ -167,7 +176,7 @@ def fit(
     run: Context,
 ) -> Progress:
     """Train the network in place and leave in it the weights of the epoch with the best mean accuracy on what
-    is held out; of equals the first. Raises UserError where the loss stops being a number."""
+    is held out; of equals the first. Raises UserError where the loss, or a score, stops being a number."""
     optimizer = optimizer_of(net.train())
     progress = Progress()
     told = checkpoint.resume(net, optimizer, run.folder)

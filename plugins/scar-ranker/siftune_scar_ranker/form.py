@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from importlib.resources import files
+from unicodedata import category, normalize
 
 import numpy as np
 
@@ -32,9 +33,9 @@ LEAST_FLESCH = -100.0
 
 # Everything below takes one pass over the text: nothing is optional twice, and a run of marks is entered at its first.
 WORD = re.compile(r"[^\W\d_]+(?:['’\-][^\W\d_]+)*+")
-MARKS = {"commas": ",;，；、", "questions": "?!？！", "colons": ":：–—", "brackets": "()[]{}\"“”«»„（）「」"}
+MARKS = {"commas": ",;，；、", "questions": "?!？！", "colons": ":：–—", "brackets": '()[]{}"“”«»„（）「」'}
 MARK = re.compile(r"[^\w\s]")
-FENCE = re.compile(r"\s*(```|~~~)")
+FENCE = re.compile(r"\s*(`{3,}+(?!.*`)|~{3,}+)")  # what closes on its own line is no fence
 ITEM = re.compile(r"\s*(?:[-*+•‣◦–]|\(?\d{1,3}[.):]|\(?[a-z]\))\s+(?=\S)")
 HEADING = re.compile(r"\s{0,3}#{1,6}\s+\S|\s*\*\*[^*]+\*\*:?\s*$|\s*(?:={3,}|-{3,})\s*$")
 BOLD = re.compile(r"\*\*[^*\s]|__[^_\s]|<(?:b|strong)>")
@@ -49,7 +50,7 @@ def measures(text: str) -> tuple[dict[str, float], int]:
 
     Fenced code counts as layout and nowhere else.
     """
-    lines = list(_lines(text))
+    lines = list(_lines(_composed(text)))
     found = _layout(lines)
     sentences = [words for one in _sentences(lines) if (words := WORD.findall(one))]
     words = [word.casefold() for sentence in sentences for word in sentence]
@@ -113,6 +114,14 @@ def _function_words() -> frozenset[str]:
     return frozenset((files(__package__) / "function_words.txt").read_text(encoding="utf-8").split())
 
 
+def _composed(text: str) -> str:
+    """A text without the marks that stand on, under or beside letters, which would cut words: `é` as one letter, and
+    Indic letters without their vowel signs."""
+    if text.isascii():
+        return text
+    return "".join(one for one in normalize("NFC", text) if category(one)[0] != "M")
+
+
 def _lines(text: str) -> Iterator[tuple[str, str]]:
     """Lines that are not blank, and what each is: code (with its fences), item, heading or prose. A blank line, which
     ends a paragraph, comes as such."""
@@ -120,7 +129,7 @@ def _lines(text: str) -> Iterator[tuple[str, str]]:
     for line in text.splitlines():
         mark = FENCE.match(line)
         if fence:
-            fence = "" if mark and mark[1] == fence else fence
+            fence = "" if mark and mark[1].startswith(fence) else fence
             yield line, "code"
         elif mark:
             fence = mark[1]

@@ -12,6 +12,7 @@ from siftune.samples import Array
 MADE_BY = {None: "human", "reflect referenced": "referenced", "reflect direct": "direct"}
 KINDS = tuple(MADE_BY.values())
 
+Asked = tuple[tuple[str, str], ...]  # role and content of each message
 Figures = dict[str, dict[str, float]]  # of each measure: mean and sd
 
 
@@ -21,17 +22,21 @@ def kind(sample: Sample) -> str | None:
     return MADE_BY.get(sample.made_by)
 
 
+def asked(sample: Sample) -> Asked:
+    """All that was said before the answer."""
+    return tuple((message["role"], message["content"]) for message in sample.messages[:-1])
+
+
 def paired(samples: Sequence[Sample], usable: Array) -> dict[str, list[int]]:
     """Positions by kind, for the instructions that have a usable answer of every kind; and nothing if there are none.
 
-    The instruction is all that was said before the answer. `usable` bool `(n,)`.
+    The instruction is what was `asked`. `usable` bool `(n,)`.
     """
-    by_instruction: dict[tuple[tuple[str, str], ...], dict[str, list[int]]] = {}
+    by_instruction: dict[Asked, dict[str, list[int]]] = {}
     for at, sample in enumerate(samples):
         which = kind(sample)
         if which is not None and usable[at]:
-            asked = tuple((message["role"], message["content"]) for message in sample.messages[:-1])
-            by_instruction.setdefault(asked, {}).setdefault(which, []).append(at)
+            by_instruction.setdefault(asked(sample), {}).setdefault(which, []).append(at)
     whole = [found for found in by_instruction.values() if len(found) == len(KINDS)]
     return {which: [at for found in whole for at in found[which]] for which in KINDS} if whole else {}
 

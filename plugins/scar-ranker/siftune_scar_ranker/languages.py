@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import cache
 from typing import Any
+from unicodedata import category
 
 UNTOLD = "und"  # ISO 639: undetermined
 LETTERS = 24  # fewer tell nothing
@@ -28,7 +29,8 @@ LARGE = (
 def language(text: str) -> str:
     """ISO 639-1 code of a text's language; "und" for code, numbers, and what is too short to tell."""
     prose = FENCED.sub(" ", text)
-    letters = sum(character.isalpha() for character in prose)
+    # Indic vowels are marks to Unicode
+    letters = sum(character.isalpha() or category(character)[0] == "M" for character in prose)
     wide = sum(ord(character) > 0x2E80 and character.isalpha() for character in prose)  # a word each, or nearly
     if letters + 5 * wide < LETTERS or letters < PROSE * len("".join(prose.split())):
         return UNTOLD

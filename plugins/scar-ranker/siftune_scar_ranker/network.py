@@ -108,6 +108,7 @@ def begin(reference: str, linear_dim: int) -> tuple[Any, dict[str, Any]]:
         found = {name: tensor for name, tensor in found.items() if not name.startswith("pooler.")}
     drawn = {name: one for name, one in net.state_dict().items() if name.startswith((*HEADS, "encoder.pooler."))}
     fill(net, drawn | {f"encoder.{name}": tensor for name, tensor in found.items()}, f"encoder {reference!r}")
+    encoders.check(net["encoder"])
     name = Path(reference).name if Path(reference).exists() else reference
     return net, {"encoder_name": name, "encoder": config.to_dict(), "linear_dim": linear_dim}
 

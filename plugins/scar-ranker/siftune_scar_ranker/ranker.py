@@ -44,8 +44,10 @@ class Ranker:
         self.name, self.device = model, device
         # who trained the published ones did so on English
         self.languages = frozenset(told.get("languages", ["en"]))
-        # the heads stay in float32: they are small, and scores stand close together
-        net["encoder"].to(kind)
+        # the heads stay in float32: they are small, and scores stand close together; and so do the angles that turn
+        # positions, which are no weights: rounded, they are off by the more the longer a text is
+        for weight in net["encoder"].parameters():
+            weight.data = weight.data.to(kind)
         self.net = net.to(device)
         config = net["encoder"].config
         self.words = Words(models.folder(model), config.pad_token_id or 0, min(max_length, limit(net["encoder"])))
@@ -96,5 +98,5 @@ def scored(
         found, _ = network.judged(net, instructions, answers[rows], form[rows])
     before, after = dict(zip(asked, asked_over, strict=True)), dict(zip(said, said_over, strict=True))
     cut = np.array([before[x] + after[y] for x, y in pairs], np.int64)
-    scores = dict(zip(distinct, found.double().cpu().tolist(), strict=True))
+    scores = dict(zip(distinct, found.cpu().tolist(), strict=True))
     return np.array([scores[pair] for pair in pairs]), cut

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from siftune import Samples, UserError
 
+from .kinds import Asked, asked
 from .quadruples import Quadruple
-from .scar import pair_of
+from .scar import pair_of, written
 
 Names = dict[str, str]  # for each kind of answer, the column (or the reflecting step) that has it
 
@@ -36,17 +37,23 @@ def from_columns(samples: Samples, names: Names, quality: str, own: bool) -> lis
 
 def from_rewrites(samples: Samples, names: Names, quality: str) -> list[Quadruple]:
     """A quadruple for every sample of which a rewrite by one of the two steps is in play; of several rewrites
-    by one step, the last in id order."""
+    by one step, the last in id order. Samples of one instruction share its direct answer, which comes as a rewrite
+    of one of them: it is the same for all."""
     worth = _column(samples, quality)
     made: dict[str, dict[str, int]] = {}
+    direct: dict[Asked, int] = {}
     for at, sample in enumerate(samples):
         for kind in ("direct", "referenced"):
             if sample.parent is not None and sample.made_by in (names[kind], f"reflect {names[kind]}"):
                 made.setdefault(sample.parent, {})[kind] = at
+                if kind == "direct":
+                    direct[asked(sample)] = at
     found = []
     for at, sample in enumerate(samples):
-        rewrites = made.get(sample.id)
-        if rewrites is None:
+        rewrites = made.get(sample.id, {})
+        if (rewrites or sample.parent is None) and asked(sample) in direct:
+            rewrites = {"direct": direct[asked(sample)], **rewrites}
+        if not rewrites:
             continue
         places = [rewrites.get("direct"), rewrites.get("referenced"), at]
         answers = [None if one is None else _text(samples[one].response, sample.id, "") for one in places]
@@ -68,7 +75,7 @@ def _text(value: Any, sample: str, name: str) -> str | None:
         return None
     if not isinstance(value, (str, int, float, np.number)):
         raise UserError(f"train scar-ranker: {name!r} of sample {sample} is a {type(value).__name__}, no text")
-    text = str(value)
+    text = written(value)
     return text if text.strip() else None
 
 

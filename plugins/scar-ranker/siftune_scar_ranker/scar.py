@@ -102,7 +102,7 @@ class Scar(Method):
         named = self._named()
         groups = [None] * len(samples) if self.group is None else samples.column(self.group).tolist()
         for at, group in enumerate(groups):
-            found.setdefault(named.get(_word(group), self.model), []).append(at)
+            found.setdefault(named.get(written(group), self.model), []).append(at)
         return found
 
     def _read(self, reader: Ranker, pairs: Sequence[Pair], run: Context) -> Any:
@@ -145,6 +145,6 @@ def pair_of(sample: Sample) -> tuple[str, str]:
     return "\n\n".join(text for text in asked if text), sample.response
 
 
-def _word(group: Any) -> str:
-    """A group as it is written: 3.0 is 3."""
-    return str(int(group)) if isinstance(group, float) and group.is_integer() else str(group)
+def written(value: Any) -> str:
+    """A value of a column as the input has it: a column of numbers is of floats, and its 3.0 is 3."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

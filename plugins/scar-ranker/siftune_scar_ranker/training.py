@@ -83,13 +83,13 @@ class ScarRanker(Method):
     def train(self, samples: Samples, run: Context) -> Trained:
         folder, figures = run.folder / "model", run.folder / "figures.json"
         if not folder.is_dir():  # there already if a kill came between here and the engine's own note
-            told = self._train(samples, run)
-            figures.write_text(json.dumps(told), encoding="utf-8")
+            figures.write_text(json.dumps(self._train(samples, run)), encoding="utf-8")
             (run.folder / "model.unfinished").rename(folder)
         checkpoint.clear(run.folder)
-        return Trained(folder, base=self.model, kind="ranker", figures=json.loads(figures.read_text("utf-8")))
+        told, metrics = json.loads(figures.read_text(encoding="utf-8"))
+        return Trained(folder, base=self.model, kind="ranker", figures=told, metrics=metrics)
 
-    def _train(self, samples: Samples, run: Context) -> dict[str, Any]:
+    def _train(self, samples: Samples, run: Context) -> tuple[dict[str, Any], dict[str, Any]]:
         import torch
         from siftune import models
 
@@ -100,38 +100,39 @@ class ScarRanker(Method):
 
         every = self._quadruples(samples)
         flags = self._allowed(every, run)
-        train, choose, test = split(every, self.held_out, self.seed or 0)
+        seed = (self.seed or 0) % (1 << 32)  # numpy takes none below 0
+        train, choose, test = split(every, self.held_out, seed)
+        both = np.array([sum(answer is not None for answer in row.answers) > 1 for row in every])
+        choose, test = choose[both[choose]], test[both[test]]  # one answer alone is in no pair
         train = train[flags[train].any(1)]  # what teaches nothing would only shorten the schedule
         if not len(train):
             raise UserError("train scar-ranker: every pair to learn from is held out; give more rows, or --held-out 0")
-        torch.manual_seed(self.seed or 0)  # draws the heads
+        torch.manual_seed(seed)  # draws the heads
         net, told = network.begin(self.model, self.linear_dim)
         config, source = net["encoder"].config, models.folder(self.model)
         net.to(self.device or "cpu")
         words = Words(source, config.pad_token_id or 0, min(self.max_length, limit(net["encoder"])))
-        orders = [np.random.default_rng([self.seed or 0, at]).permutation(len(train)) for at in range(self.epochs)]
+        orders = [np.random.default_rng([seed, at]).permutation(len(train)) for at in range(self.epochs)]
         plan = fitting.Plan(
-            orders, self.batch_size, self.learning_rate, self.regulariser, self.seed or 0,
+            orders, self.batch_size, self.learning_rate, self.regulariser, seed,
             self.dtype or "float32", self.device or "cpu",
         )  # fmt: skip
         rows_of = [every[at] for at in train]
         if not len(choose):
-            run.warn("too few instructions to hold any out: the epoch is chosen by what was trained on")
+            run.warn("too few instructions to hold a pair of answers out: the epoch is chosen by what was trained on")
         held = [every[at] for at in (choose if len(choose) else train)]
         progress = fitting.fit(net, words, rows_of, flags[train], held, plan, run)
-        tested = fitting.accuracies(net, words, [every[at] for at in test], plan.device) if len(test) else {}
+        tested = fitting.orders(net, words, [every[at] for at in test], plan.device) if len(test) else {}
         languages = learned([answer for row in rows_of for answer in row.answers if answer is not None])
         unfinished = run.folder / "model.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         network.save(net, {**told, "languages": languages}, source, unfinished)
-        if tested:
-            shown = ", ".join(f"{name} {value:.3f}" for name, value in tested.items())
-            run.say(f"accuracy on instructions that nothing was chosen by: {shown}")
-        return {
+        figures = {
             "quadruples": len(every), "trained_on": len(train), "held_out": len(choose), "tested_on": len(test),
             "pairs": dict(zip(NAMES, flags[train].sum(0).tolist(), strict=True)), "languages": languages,
-            "steps": progress.taken, "epochs": progress.epochs, "best_epoch": progress.best + 1, "test": tested,
+            "steps": progress.taken, "epochs": progress.epochs, "best_epoch": progress.best + 1,
         }  # fmt: skip
+        return figures, {f"accuracy of {name}": accuracy(right) for name, right in tested.items()}
 
     def _quadruples(self, samples: Samples) -> list[Quadruple]:
         """What there is to train on, without referenced answers if they are not wanted."""
@@ -166,6 +167,15 @@ class ScarRanker(Method):
             run.say("no referenced answers: direct above human is learned alone, without the triplets")
         run.note(gate=gate)
         return flags
+
+
+def accuracy(right: npt.NDArray[np.bool_]) -> dict[str, float]:
+    """How many are right, with Wilson's 95% interval, which holds for few and for all right too."""
+    n, z, value = len(right), 1.96, float(right.mean())
+    room = z * z / n
+    middle = (value + room / 2) / (1 + room)
+    reach = z / (1 + room) * float(np.sqrt(value * (1 - value) / n + room / (4 * n)))
+    return {"value": value, "low": max(0.0, middle - reach), "high": min(1.0, middle + reach), "n": n}
 
 
 def split(every: Sequence[Quadruple], share: float, seed: int) -> tuple[Any, Any, Any]:
