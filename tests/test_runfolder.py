@@ -230,7 +230,7 @@ def test_an_arm_is_announced_by_what_it_exchanges(pool_file: Path, tmp_path: Pat
     recipe = Recipe((Step("select", "toy-first", budget=4),), arms=(Arm("chance", Step("select", "random")),))
     recipe = replace(recipe, data=replace(recipe.data, path=(str(pool_file),)))
     siftune.api.carry_out(recipe, out=tmp_path / "run", progress=Listening())
-    assert said == ["arm chance: the same with select random in the place of select toy-first"]
+    assert said == ["arm chance: the same with select random --budget 4 in the place of select toy-first"]
 
 
 def test_one_row_is_no_rows(tmp_path: Path, shell: Any) -> None:

@@ -358,6 +358,16 @@ def test_an_endpoint_that_is_gone_stops_the_asking() -> None:
         assert len(server.bodies) < 250
 
 
+def test_an_endpoint_that_never_answers_is_given_up_soon_and_said_to_be_in_trouble_at_once() -> None:
+    said: list[str] = []
+    with serving(lambda number, body: refused(500, "boom")) as server:
+        with closing(Chat(server.url, "toy", say=said.append)) as chat:
+            with pytest.raises(UserError, match="none of the last 2 requests: HTTP 500: boom"):
+                list(chat.ask(requests(500)))
+        assert len(server.bodies) == 2 * teacher.TRIES
+    assert said == [f"{server.url}: HTTP 500: boom; what fails is tried again, up to 6 times"]
+
+
 def test_a_bad_request_fails_alone_and_at_once() -> None:
     def reply(number: int, body: dict[str, Any]) -> Reply:
         if body["messages"][-1]["content"] == "say 0":

@@ -139,8 +139,8 @@ def carry_out(
         carry = partial(_carry, store=shared, format=format, progress=told, chat_with=chat_with, inputs=inputs)
         whole = carry(recipe, pool, folder)
         for arm, said in zip(arms, recipe.arms, strict=True):
-            replaced = recipe.steps[recipe.replaced(said)].label
-            told.say(f"arm {arm.name}", f"the same with {said.step.label} in the place of {replaced}")
+            at = recipe.replaced(said)
+            told.say(f"arm {arm.name}", f"the same with {arm.steps[at].said} in the place of {recipe.steps[at].label}")
             place = folder / "arms" / arm.name
             place.mkdir(parents=True, exist_ok=True)
             runfolder.prepare(place, arm)

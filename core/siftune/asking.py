@@ -62,10 +62,12 @@ class Asking(Method):
         """Each position with what was read of its answer, or None and the reason; in the order of answers."""
         assert self.teacher is not None
         chat = run.chat(self.teacher, self.teacher_model)
+        known = 0
         for attempt in range(self.attempts):
             again = []
             for answer in chat.ask(self._request(samples[at], at, attempt) for at in positions):
                 run.advance(tokens=answer.tokens)
+                known += answer.cached
                 failed = self._failed(answer)
                 found = None if failed else self.read(samples[answer.key], answer.text.rpartition("</think>")[2])
                 if found is None and not failed and attempt + 1 < self.attempts:
@@ -75,6 +77,8 @@ class Asking(Method):
                 unread = f"no answer that can be read in {self.attempts} attempts (--attempts); {last}"
                 yield answer.key, found, failed or ("" if found is not None else unread)
             positions = again
+        if known:  # whichever server gave them: an address that nobody listens at would do
+            run.say(f"{known:,} answers of this model were known, and were not asked for again")
 
     def _request(self, sample: Sample, position: int, attempt: int) -> Request:
         return Request(

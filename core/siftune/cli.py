@@ -287,7 +287,8 @@ def _conclude(carried: Run, *, as_json: bool) -> None:
 def _figure(value: Any) -> str:
     if isinstance(value, dict):
         inner = f"{value['value']:.4g}" if "value" in value else ", ".join(f"{k} {v}" for k, v in value.items())
-        return inner + (f" [{value['low']:.4g}, {value['high']:.4g}]" if "low" in value else "")
+        inner += f" [{value['low']:.4g}, {value['high']:.4g}]" if "low" in value else ""
+        return inner + (f", n {value['n']:,}" if "n" in value else "")
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -96,6 +96,8 @@ def _is_whole(file: Path) -> bool:
 
 def _nearest(local: Path, names: dict[str, Any]) -> str:
     """What could have been meant: a shipped name, or a folder beside the one that is missing."""
+    if local.is_symlink():
+        return f"it was linked to {str(local.readlink())!r}, which is gone: moved, or pruned from the store"
     if "/" not in str(local):
         return f"it is neither shipped nor a folder, and a hub id is org/name.{suggestion(str(local), names)}"
     beside = local.parent

@@ -192,7 +192,8 @@ def _require(one: Planned) -> None:
             )
         flag = "--" + name.replace("_", "-")
         example = {"model": "nano", "teacher": "http://localhost:8000/v1"}.get(name, name.upper())
-        raise UserError(f"{one.label} needs a {name.replace('_', ' ')}: {flag} {example}, for the run or for the step")
+        where = "before the first step for the whole run, or behind this one"
+        raise UserError(f"{one.label} needs a {name.replace('_', ' ')}: {flag} {example}, {where}")
     for field_ in kind.fields():
         if field_.name in WORDS and "Literal" not in str(field_.type):  # which says itself what is allowed
             _check_word(one.label, field_.name, getattr(one.method, field_.name))
@@ -250,9 +251,8 @@ def _needs(one: Planned, known: Known) -> list[str]:
         if there:
             needed.append(plain)
         elif not name.endswith("?"):
-            raise UserError(
-                f"{one.label} needs the column {plain!r}, which no earlier step makes.{_columns_hint(plain, known)}"
-            )
+            lacking = "which the rows do not have" if plain.startswith("input.") else "which no earlier step makes"
+            raise UserError(f"{one.label} needs the column {plain!r}, {lacking}.{_columns_hint(plain, known)}")
     # who may read a column may read what its range hangs on
     for name in list(needed):
         needed += (

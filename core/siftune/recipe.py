@@ -74,6 +74,20 @@ class Step:
         return steps[0]
 
     @property
+    def said(self) -> str:
+        """The step as the command line says it."""
+        words = [self.hook, self.name]
+        on = None if self.on == "kept" else self.on
+        for key, value in {"on": on, "as": self.as_, **self.options, "budget": self.budget}.items():
+            flag = "--" + key.rstrip("_").replace("_", "-")
+            for one in value if isinstance(value, (list, tuple)) else [value]:
+                if one is True:
+                    words.append(flag)
+                elif one is not None and one is not False:
+                    words += [flag, shlex.quote(str(one))]
+        return " ".join(words)
+
+    @property
     def column(self) -> str:
         """The column that the step makes, before --as is looked at by the method's own name."""
         return self.as_ or {"embed": "embedding", "cluster": "cluster"}.get(self.hook, self.name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,7 +19,6 @@ from .store import LEFT_OUT, OK, written
 
 if TYPE_CHECKING:
     from .api import Run
-    from .recipe import Step
 
 LONGEST_TEXT = 400  # characters of a message on the page
 EACH = 6  # samples of a kind
@@ -60,7 +58,7 @@ def page(run: Run) -> dict[str, Any]:
     return {
         "name": run.folder.resolve().name,
         "manifest": run.manifest,
-        "chain": [command(done.planned.step) for done in run.state.done],
+        "chain": [done.planned.step.said for done in run.state.done],
         "summary": summary(run),
         "fates": fates,
         "total": total,
@@ -123,23 +121,8 @@ def summary(run: Run) -> str:
         words += f" and {counts['rewrites']:,} rewrites made"
     if selects:
         share = 100 * counts["kept"] / (rows + counts["rewrites"])
-        return f"{words}; {command(selects[-1].planned.step)} kept {counts['kept']:,} of them ({share:.3g}%)."
+        return f"{words}; {selects[-1].planned.step.said} kept {counts['kept']:,} of them ({share:.3g}%)."
     return f"{words}; nothing was selected, so {counts['kept']:,} stayed in play."
-
-
-def command(step: Step) -> str:
-    """A step as the command line says it."""
-    said = [step.hook, step.name]
-    on = None if step.on == "kept" else step.on
-    flags = {"on": on, "as": step.as_, **step.options, "budget": step.budget}
-    for key, value in flags.items():
-        flag = "--" + key.rstrip("_").replace("_", "-")
-        for one in value if isinstance(value, (list, tuple)) else [value]:
-            if one is True:
-                said.append(flag)
-            elif one is not None and one is not False:
-                said += [flag, shlex.quote(str(one))]
-    return " ".join(said)
 
 
 def reasons(state: State) -> list[dict[str, Any]]:
@@ -185,7 +168,7 @@ def _step(number: int, done: Done, state: State) -> dict[str, Any]:
     return {
         "number": number,
         "label": planned.label,
-        "command": command(planned.step),
+        "command": planned.step.said,
         "source": planned.found.source,
         "filled": filled,
         "work": _work(done),
@@ -288,7 +271,7 @@ def arms(run: Run) -> list[dict[str, Any]]:
         exchanged = [done.planned.step for done in one.state.done if done.planned.step not in steps]
         ids = {one.state.pool.samples[row].id for row in kept_rows(one.state)}
         its = (exchanged or selects)[-1:]
-        said = command(its[0]) if its else "nothing selected"
+        said = its[0].said if its else "nothing selected"
         place = "" if one is run else quote(f"arms/{name}/selected.jsonl")
         found.append({"name": name, "said": said, "kept": len(ids), "shared": len(ids & own), "place": place})
     return found
@@ -335,8 +318,10 @@ def _chosen_by(state: State) -> str:
     selects = [done for done in state.done if done.kept is not None]
     if selects:
         planned = selects[-1].planned
-        named = [planned.method.options().get("by"), *planned.needs]
-        return next((str(one) for one in named if isinstance(one, str) and one in numeric), "")
+        if (by := planned.method.options().get("by")) in numeric:
+            return str(by)
+        # numbers of clusters are no order
+        return next((name for name in planned.needs if name in numeric and numeric[name].about.better), "")
     scores = [done.columns[0] for done in state.done if done.planned.step.hook == "score" and done.columns]
     return next((name for name in reversed(scores) if name in numeric), "")
 

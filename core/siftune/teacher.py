@@ -27,6 +27,7 @@ BACKOFF = 1.0  # seconds before the second try; doubled for each further one
 LONGEST = 60.0  # seconds between two tries, where the server names no time
 PATIENCE = 600.0  # the longest Retry-After, in seconds, that is waited for
 GIVE_UP = 20  # requests in a row that failed on every try: the endpoint is gone, not a request
+NEVER = 2  # the same for an endpoint that has answered none at all, and is asked one at a time
 LOOK = 5.0  # seconds between two looks at the threads that ask
 
 log = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ class Chat:
         self._stops: list[threading.Event] = []  # one for each asking that is not over
         self._answered = 0
         self._in_vain = 0  # requests since the last answer that failed on every try
+        self._troubled = False
         self._quiet_until = 0.0
 
     def ask(self, requests: Iterable[Request]) -> Iterator[Answer]:
@@ -233,6 +235,9 @@ class Chat:
                 return Answer(request.key, error=str(error))
             except Later as error:
                 trouble = str(error)
+                if not self._troubled:
+                    self._troubled = True
+                    self._say(f"{endpoint.url}: {trouble}; what fails is tried again, up to {TRIES} times")
                 # a server that is busy with our other requests is not failing this one
                 failed += not (error.busy and self._answered > before)
                 if failed == TRIES or error.wait > PATIENCE:
@@ -245,7 +250,7 @@ class Chat:
             self._in_vain = 0
             return Answer(request.key, kept.text, kept.finish_reason, tokens=kept.tokens)
         self._in_vain += 1
-        if self._in_vain >= GIVE_UP:
+        if self._in_vain >= (GIVE_UP if self._answered else NEVER):
             raise UserError(
                 f"{endpoint.url} has answered none of the last {self._in_vain} requests: {trouble}. "
                 "What it answered before is kept: the same command again goes on from there"

@@ -193,3 +193,11 @@ def test_so_many_of_every_cluster_through_the_engine():
 )
 def test_rules_of_the_hooks(hook, name, options):
     assert conforms(hook, name, **options)
+
+
+def test_an_encoder_that_is_none_is_told_before_the_run(tmp_path):
+    file = tmp_path / "other.jsonl"
+    with pytest.raises(ValueError, match=r"--encoder: .*Did you mean 'sentence'"):
+        Nearest(against=file, encoder="sentense")
+    with pytest.raises(ValueError, match=r"--encoder: .*vieww"):
+        Nearest(against=file, encoder="sentence --vieww prompt")

@@ -290,6 +290,14 @@ def test_answers_may_be_rewrites_of_the_chain(encoder: Path, tmp_path: Path) -> 
     assert columns["quadruples"] == 12 and columns["trained_on"] == 10
 
 
+def test_a_column_that_was_named_has_to_be_there() -> None:
+    assert "input.referenced?" in ScarRanker().needs() and "input.human_quality?" in ScarRanker().needs()
+    named = ScarRanker(direct="input.llm", referenced="rephrased", quality="score").needs()
+    assert named[:3] == ["input.llm", "input.rephrased", "input.*_score"]
+    assert ScarRanker(rewrites=True).needs() == ["quality?"]
+    assert ScarRanker(rewrites=True, quality="judged").needs() == ["judged"]
+
+
 def test_samples_of_one_instruction_share_the_direct_answer() -> None:
     """It is asked for once, and comes as the rewrite of one of them."""
     humans = [Sample.of(asked, f"human {n}") for n, asked in enumerate(("say", "say", "sing"))]

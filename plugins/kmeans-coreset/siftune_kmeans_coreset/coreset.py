@@ -33,7 +33,7 @@ class Coreset(Method):
     share: Annotated[Share, "of a cluster: by its size, the same for all, or by the root of it"] = "proportional"
     init: Annotated[Init, "first pick: the most central row, one at random, or the lowest id"] = "medoid"
     metric: Annotated[Literal["euclidean", "cosine"], "between the vectors, or between directions"] = "euclidean"
-    already: Annotated[Path | None, "file of samples that are chosen already and not chosen again"] = None
+    already: Annotated[Path | None, "file of rows of this input that are chosen already and not chosen again"] = None
     quality: Annotated[str | None, "column that says how good a row is"] = None
     keep_above: Annotated[str | None, "drop rows of a quality below 3.5, or the worst 20%"] = None
     outliers: Annotated[str | None, "drop the share of rows that lie farthest out, such as 1%"] = None
@@ -123,7 +123,10 @@ class Coreset(Method):
         wanted = {sample.id for sample in Pool.read(self.already).samples}
         start = np.flatnonzero([one in wanted for one in field.ids])
         if not len(start):
-            raise UserError(f"select coreset: no sample of {self.already} is in play, nothing to start from")
+            raise UserError(
+                f"select coreset: no row of {self.already} is in play, nothing to start from; "
+                "rows that are chosen already have to be in the input too, with vectors like the others"
+            )
         absent = len(wanted) - len({field.ids[at] for at in start})
         if absent:
             run.warn(f"{absent} of {len(wanted)} samples of {self.already} are not in play")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from siftune import Column, Context, Method, Outcome, Pool, Samples, UserError, hookimpl
+from siftune import Column, Context, Method, Outcome, Pool, Samples, Step, UserError, hookimpl
 
 from . import vectors
 from .neighbours import exact, nearest
@@ -23,6 +23,13 @@ class Nearest(Method):
     against: Annotated[Path | None, "another file: rows, or their vectors as .npy"] = None
     encoder: Annotated[str, "the embed step that made the vectors, for the rows of --against"] = "sentence"
     embedding: Annotated[str, "column of vectors"] = "embedding"
+
+    def __post_init__(self) -> None:
+        if self.against is not None and self.against.suffix != ".npy":
+            try:
+                self._encoder().method()
+            except UserError as error:
+                raise ValueError(f"--encoder: {error}") from error
 
     def needs(self) -> list[str]:
         return [self.embedding]
@@ -78,12 +85,14 @@ class Nearest(Method):
             raise UserError(f"score nearest: a vector in {self.against} has a NaN or an infinity in it")
         return np.ascontiguousarray(others), names
 
+    def _encoder(self) -> Step:
+        return Step.parse(f"embed {self.encoder.removeprefix('embed ')}")
+
     def _encode(self, samples: Samples, points: Floats, run: Context) -> Any:
         """A function from samples to vectors `(n, d)`, NaN for none, as the column's own step makes them."""
         from siftune.calling import caller
-        from siftune.recipe import Step
 
-        step = Step.parse(f"embed {self.encoder.removeprefix('embed ')}")
+        step = self._encoder()
         method = step.method()
         embed = caller("embed", method, step.label, step.found().source)
         size = min(type(method).shard, 1024)

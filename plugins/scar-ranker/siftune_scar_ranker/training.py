@@ -60,8 +60,12 @@ class ScarRanker(Method):
         for name in ("epochs", "batch_size", "learning_rate", "linear_dim"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"--{name.replace('_', '-')} has to be above 0")
-        if self.regulariser < 0 or not 0 <= self.held_out < 0.5 or self.max_length < 8:
-            raise ValueError("--regulariser is at least 0, --held-out from 0 to below 0.5, --max-length at least 8")
+        if self.regulariser < 0:
+            raise ValueError("--regulariser is at least 0")
+        if not 0 <= self.held_out < 0.5:
+            raise ValueError("--held-out is from 0 to below 0.5: as many instructions again are left to test")
+        if self.max_length < 8:
+            raise ValueError("--max-length is at least 8")
         if self.low >= self.high and self.gate in ("abs", "abs_pos", None):
             raise ValueError("--low is below --high")
         if self.rewrites and self.human is not None:
@@ -69,14 +73,19 @@ class ScarRanker(Method):
 
     @property
     def names(self) -> rows.Names:
-        """Where each kind of answer is."""
-        return {"direct": self.direct, "referenced": self.referenced, "human": self.human or "human"}
+        """Where each kind of answer is; that a column is of the input goes without saying."""
+        names = {"direct": self.direct, "referenced": self.referenced, "human": self.human or "human"}
+        return names if self.rewrites else {kind: name.removeprefix("input.") for kind, name in names.items()}
 
     def needs(self) -> list[str]:
+        # what somebody has named has to be there
+        may_lack = {name: "?" if getattr(self, name) == name else "" for name in ("referenced", "quality")}
         if self.rewrites:
-            return [f"{self.quality}?"]
-        columns = [f"input.{self.direct}", f"input.{self.referenced}?"]
-        columns += [f"input.{self.human}"] if self.human else []
+            return [self.quality + may_lack["quality"]]
+        columns = [f"input.{self.names['direct']}", f"input.{self.names['referenced']}{may_lack['referenced']}"]
+        columns += [f"input.{self.names['human']}"] if self.human else []
+        if not may_lack["quality"]:
+            columns.append(f"input.*_{self.quality}")
         return columns + [f"{name}?" for name in rows.quality_columns(self.names, self.quality).values()]
 
     @hookimpl
