@@ -88,6 +88,17 @@ def test_a_second_model_is_part_of_what_a_step_hangs_on_also_when_the_first_was_
         assert toys_log() == read
 
 
+def test_what_a_method_said_of_its_values_is_said_again_when_they_are_found(pool_file: Path, tmp_path: Path) -> None:
+    steps = ("score toy-doubt", "score toy-wrote")
+    for name in ("computed", "found"):
+        ones, hearsay = chain(pool_file, *steps, out=tmp_path / name).manifest["steps"]
+        assert (ones["warnings"][:1], ones["figures"]) == (["one is no score"], {"ones": 40})
+        assert (hearsay["warnings"], hearsay["figures"]) == (["it goes by hearsay"], {"asked": 40})
+    # of other rows that were found nothing was said as a whole
+    few = chain(pool_file, "select toy-first --budget 3", steps[0], out=tmp_path / "few").manifest["steps"][1]
+    assert few["figures"] == {} and "one is no score" not in few["warnings"]
+
+
 def test_weights_of_every_select_are_part_of_what_a_model_hangs_on(pool_file: Path, tmp_path: Path) -> None:
     three = " ".join(f"--positions {at}" for at in range(3))
     rest = (f"select toy-first --weighted {three}", "train toy-trainer")

@@ -27,6 +27,7 @@ class Context:
     warn: Callable[[str], None] = _nothing
     advance: Callable[..., None] = _nothing  # advance(rows=0, tokens=0, failed=0)
     figures: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
     chat_with: Callable[[str, str | None], Chat] | None = None
 
     def note(self, **figures: Any) -> None:

@@ -199,13 +199,20 @@ class Engine:
                 self._compute(planned, distinct, keys, missing, rows, run)
             # while it is ours: another run may use the same folder as soon as we let go
             shutil.rmtree(run.folder, ignore_errors=True)
+            told = _told_of(run)
+            notes = rows.folder / f"{fingerprint.digest(keys)}.json"
+            if len(missing) == len(keys):
+                write_json(notes, told)
+            elif not len(missing) and notes.is_file():
+                told = json.loads(notes.read_text(encoding="utf-8"))
         target = self.folder / planned.folder / f"{planned.step.column}.npy" if hook == "embed" else None
         loaded, made = rows.load(keys, target)
         done = self._done(planned, mark, given=len(view), found=len(view) - len(missing), computed=len(missing))
         if len(made) > 1:
-            told = " and ".join(sorted(", ".join(one) for one in made))
-            done.warnings.append(f"values were computed with {told}; they agree to rounding only")
-        done.figures |= run.figures
+            where = " and ".join(sorted(", ".join(one) for one in made))
+            done.warnings.append(f"values were computed with {where}; they agree to rounding only")
+        done.figures |= told["figures"]
+        done.warnings += told["warnings"]
         self._gate(planned, loaded, distinct)
         suffix = None
         if any("-" in key for key in keys):
@@ -256,7 +263,7 @@ class Engine:
                 self.store.name(folder, planned.label)
                 try:
                     extra = self._call_view(planned, view, keys, folder, run)
-                    write_json(folder / "step.json", {"step": planned.label, "figures": run.figures, **extra})
+                    write_json(folder / "step.json", {"step": planned.label, **_told_of(run), **extra})
                 except UserError as error:
                     # a teacher that is gone by now takes away nothing that was good enough before
                     if not (folder / "step.json").is_file():
@@ -341,7 +348,8 @@ class Engine:
             chosen = checker.selection(answer, view)
             rows, warnings = self._cut(planned, chosen, view, budget)
             values.add(keys, rows, _made_with(planned.method))
-            return {"warnings": warnings}
+            run.warnings += warnings
+            return {}
         if hook == "cluster":
             rows, centres = checker.clusters(answer, view)
             np.save(folder / "centres.npy", centres)
@@ -417,14 +425,13 @@ class Engine:
                 call = calling.caller("evaluate", planned.method, planned.label, planned.found.source)
                 result = planned.checker().evaluation(call(run=run))
                 write_json(folder / "items.json", result.items)
-                write_json(
-                    folder / "step.json",
-                    {"step": planned.label, "figures": run.figures, "metrics": result.metrics},
-                )
+                told = {"step": planned.label, **_told_of(run), "metrics": result.metrics}
+                write_json(folder / "step.json", told)
         told = json.loads((folder / "step.json").read_text(encoding="utf-8"))
         items = json.loads((folder / "items.json").read_text(encoding="utf-8"))
         done = self._done(planned, key, given=1, found=int(complete), computed=int(not complete))
-        done.figures, done.evaluation = told["figures"], Evaluation(told["metrics"], items)
+        done.figures, done.warnings = told["figures"], told.get("warnings", [])
+        done.evaluation = Evaluation(told["metrics"], items)
         return done
 
     # ---- what all steps share ----
@@ -450,9 +457,15 @@ class Engine:
 
     def _context(self, planned: Planned, folder: Path) -> Context:
         folder.mkdir(parents=True, exist_ok=True)
-        say, warn = partial(self.progress.say, planned.label), partial(self.progress.warn, planned.label)
         chat = None if self.chat_with is None else partial(self.chat_with, memory=self.store.answers)
-        return Context(folder, say, warn, self.progress.advance, {}, chat)
+        run = Context(folder, partial(self.progress.say, planned.label), advance=self.progress.advance, chat_with=chat)
+
+        def warn(text: str) -> None:
+            self.progress.warn(planned.label, text)
+            run.warnings.append(text)
+
+        run.warn = warn
+        return run
 
     def _done(self, planned: Planned, key: str, given: int, found: int, computed: int) -> Done:
         total = len(self.state.pool)
@@ -552,6 +565,11 @@ def _digests(method: Method, own: bool = False) -> list[str]:
     from . import models
 
     return list(map(models.digest, named))
+
+
+def _told_of(run: Context) -> dict[str, Any]:
+    """What a method has told of its step, as it is kept in the store."""
+    return {"figures": run.figures, "warnings": run.warnings}
 
 
 def _kinship(view: Samples) -> list[Any]:

@@ -48,6 +48,7 @@ class Lines(Quiet):
         self.label, self.missing = label, missing
         self.kept = self.inside = self.tokens = self.failed = 0
         self.began = self.shown = time.monotonic()
+        self.warned: set[str] = set()
 
     def start(self, label: str, total: int, missing: int) -> None:
         self._reset(label, missing)
@@ -97,10 +98,12 @@ class Lines(Quiet):
 
     def warn(self, label: str, text: str) -> None:
         self._print(f"{label}: warning: {text}", "yellow")
+        self.warned.add(text)
 
     def finish(self, done: Done) -> None:
         for warning in done.warnings:
-            self.warn(done.planned.label, warning)
+            if warning not in self.warned:
+                self.warn(done.planned.label, warning)
         self._print(_summary(done), "green")
 
 

@@ -180,6 +180,18 @@ class Above(Method):
         )
 
 
+class Doubtful(Method):
+    """One for every row, and a doubt."""
+
+    shard: ClassVar[int] = 100
+
+    @hookimpl
+    def score(self, samples: Any, run: Any) -> Any:
+        run.warn("one is no score")
+        run.note(ones=len(samples))
+        return [1.0 for _ in samples]
+
+
 class WhoWrote(Method):
     """Which step wrote a sample."""
 
@@ -189,7 +201,9 @@ class WhoWrote(Method):
         return [Column("toy-wrote")]
 
     @hookimpl
-    def score(self, samples: Any) -> Any:
+    def score(self, samples: Any, run: Any) -> Any:
+        run.warn("it goes by hearsay")
+        run.note(asked=len(samples))
         return [str(sample.made_by) for sample in samples]
 
 
