@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from siftune.store import FAILED, OK, Rows, RowStore
+import siftune
+from siftune.store import FAILED, OK, Rows, RowStore, Store
 
 
 def part(store: RowStore, key: str, value: Any, state: int = OK) -> None:
@@ -36,3 +39,17 @@ def test_empty_lists_do_not_say_what_other_lists_hold(tmp_path: Path) -> None:
     part(store, "b", np.array([], np.float64))
     columns = store.load(["a", "b"])[0].columns
     assert columns["c"][0] == ["one", "two"] and not len(columns["c"][1])
+
+
+def test_what_no_run_has_used_for_long_is_pruned_and_nothing_else(pool_file: Path, tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    for name, steps in (
+        ("old", ["score toy-words", "score toy-rank"]),
+        ("used", ["score toy-doubt", "score toy-wrote"]),
+    ):
+        siftune.run(pool_file, steps, out=tmp_path / name, store=root)
+    for file in root.rglob("*"):
+        os.utime(file, (time.time() - 1000, time.time() - 1000))
+    siftune.run(pool_file, ["score toy-doubt", "score toy-wrote"], out=tmp_path / "again", store=root)
+    assert Store(root).prune(500) > 0
+    assert sorted(entry["step"] for entry in Store(root).entries()) == ["score toy-doubt", "score toy-wrote"]

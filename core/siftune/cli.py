@@ -443,10 +443,10 @@ def store_ls(root: Path | None, as_json: bool) -> None:
     type=click.FloatRange(min=0),
     default=30,
     show_default=True,
-    help="days since the last change",
+    help="days since a run has last used it",
 )
 def store_prune(root: Path | None, older_than: float) -> None:
-    """Delete what has not changed for a while."""
+    """Delete what no run has used for a while, trained models too: runs link to those, so copy what you keep."""
     from .store import Store, default_root
 
     freed = Store(root or default_root()).prune(older_than * 86400)

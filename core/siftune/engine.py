@@ -255,12 +255,12 @@ class Engine:
         key = fingerprint.digest(self._fingerprint(planned, by_row=False), keys, *_kinship(view))
         folder = self.store.view(key)
         with self.store.claimed(key):
+            self.store.name(folder, planned.label)
             warnings: list[str] = []
             complete = self._complete(planned, folder, keys, view)
             self.progress.start(planned.label, len(view), 0 if complete else len(view))
             if not complete:
                 run = self._context(planned, folder)
-                self.store.name(folder, planned.label)
                 try:
                     extra = self._call_view(planned, view, keys, folder, run)
                     write_json(folder / "step.json", {"step": planned.label, **_told_of(run), **extra})
@@ -417,11 +417,11 @@ class Engine:
         key = fingerprint.digest(self._fingerprint(planned, by_row=False))
         folder = self.store.view(key)
         with self.store.claimed(key):
+            self.store.name(folder, planned.label)
             complete = (folder / "step.json").is_file()
             self.progress.start(planned.label, 0, 0)
             if not complete:
                 run = self._context(planned, folder)
-                self.store.name(folder, planned.label)
                 call = calling.caller("evaluate", planned.method, planned.label, planned.found.source)
                 result = planned.checker().evaluation(call(run=run))
                 write_json(folder / "items.json", result.items)

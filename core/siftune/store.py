@@ -256,7 +256,7 @@ class Store:
             yield
 
     def entries(self) -> list[dict[str, Any]]:
-        """Everything that is kept, biggest first: kind, key, step, bytes, time of last change."""
+        """Everything that is kept, biggest first: kind, key, step, bytes, time of last use."""
         found = []
         for kind in ("rows", "views"):
             for folder in (self.root / kind).glob("*"):
@@ -268,22 +268,25 @@ class Store:
                         "key": folder.name,
                         "step": label.read_text(encoding="utf-8") if label.is_file() else "",
                         "bytes": sum(p.stat().st_size for p in files),
-                        "changed": max((p.stat().st_mtime for p in files), default=0.0),
+                        "used": max((p.stat().st_mtime for p in files), default=0.0),
                     }
                 )
         return sorted(found, key=lambda entry: -int(entry["bytes"]))
 
     def name(self, folder: Path, label: str) -> None:
-        """Say in words what a folder holds, for `siftune store ls`."""
+        """Say in words what a folder holds, for `siftune store ls`, and that it is used now."""
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "label").exists():
             (folder / "label").write_text(label, encoding="utf-8")
+        os.utime(folder / "label")
 
     def prune(self, older_than: float) -> int:
-        """Delete what has not changed for so many seconds; gives the bytes that became free."""
+        """Delete what no run has used for so many seconds; gives the bytes that became free. What a run is
+        computing just now is waited for."""
         freed, limit = 0, time.time() - older_than
         for entry in self.entries():
-            if entry["changed"] < limit:
-                shutil.rmtree(self.root / entry["kind"] / entry["key"])
+            if entry["used"] < limit:
+                with self.claimed(entry["key"]):
+                    shutil.rmtree(self.root / entry["kind"] / entry["key"], ignore_errors=True)
                 freed += int(entry["bytes"])
         return freed
