@@ -274,11 +274,12 @@ def _conclude(carried: Run, *, as_json: bool) -> None:
     width = max(map(len, ["this run", *carried.arms]))
     for step, figures in carried.compared.items():
         for figure, values in figures.items():
-            if carried.arms:
-                rows = (f"\n  {name:<{width}}  {_figure(value)}" for name, value in values.items())
-                click.echo(f"{step}: {figure}" + "".join(rows))
+            said = {name: _figure(value) for name, value in values.items()}
+            if len(set(said.values())) == 1:
+                alike = " in all arms" + (" that have it" if len(said) < len(every) else "") if len(said) > 1 else ""
+                click.echo(f"{step}: {figure} {next(iter(said.values()))}{alike}")
             else:
-                click.echo(f"{step}: {figure} {_figure(values['this run'])}")
+                click.echo(f"{step}: {figure}" + "".join(f"\n  {name:<{width}}  {one}" for name, one in said.items()))
     click.echo(
         f"{folder}/report.html  {folder}/table.parquet" + (f"  {folder}/selected.jsonl" if counts["rows"] else "")
     )
