@@ -28,7 +28,7 @@ LAYERS = [
         "asking", "endpoint", "vllm_server", "context", "registry", "shown",
     },
     {"samples", "shapes", "formats"},
-    {"hookspecs", "errors", "shipped", "threads"},
+    {"hookspecs", "errors", "shipped", "threads", "intervals"},
 ]  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path.stem for path in CORE.glob("*.py"))

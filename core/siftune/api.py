@@ -61,10 +61,15 @@ class Run:
         return {d.planned.label: d.evaluation.metrics for d in self.state.done if d.evaluation}
 
     @property
+    def all(self) -> dict[str, Run]:
+        """This run and its arms, by name."""
+        return {"this run": self, **self.arms}
+
+    @property
     def compared(self) -> dict[str, dict[str, dict[str, Any]]]:
         """By step and figure, what it came to in this run and in each arm that has it."""
         found: dict[str, dict[str, dict[str, Any]]] = {}
-        for name, one in {"this run": self, **self.arms}.items():
+        for name, one in self.all.items():
             for step, metrics in one.results.items():
                 for figure, value in metrics.items():
                     found.setdefault(step, {}).setdefault(figure, {})[name] = value

@@ -268,15 +268,15 @@ def _conclude(carried: Run, *, as_json: bool) -> None:
             if counts[n]
         )
         click.echo(f"{shown.rows(counts['rows'])}: {counts['kept']:,} kept{rest}")
-    every = [carried, *carried.arms.values()]
-    if not any(one.computed for one in every):
+    if not any(one.computed for one in carried.all.values()):
         click.echo("nothing was computed: every step was in the store")
-    width = max(map(len, ["this run", *carried.arms]))
+    width = max(map(len, carried.all))
     for step, figures in carried.compared.items():
         for figure, values in figures.items():
             said = {name: _figure(value) for name, value in values.items()}
             if len(set(said.values())) == 1:
-                alike = " in all arms" + (" that have it" if len(said) < len(every) else "") if len(said) > 1 else ""
+                lacking = " that have it" if len(said) < len(carried.all) else ""
+                alike = f" in all arms{lacking}" if len(said) > 1 else ""
                 click.echo(f"{step}: {figure} {next(iter(said.values()))}{alike}")
             else:
                 click.echo(f"{step}: {figure}" + "".join(f"\n  {name:<{width}}  {one}" for name, one in said.items()))

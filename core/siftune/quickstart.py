@@ -90,32 +90,29 @@ def _show(run: Run, before: Run) -> None:
         cells = [_cell(results[name].get(figure)) for name in columns]
         click.echo(f"{figure:<{width}}" + "".join(f"{cell:<26}" for cell in cells))
     for name in ("selected", "random"):
-        less = _figure_less(columns[name], before)
-        click.echo(f"{name} less before training, bits per byte, each response beside itself: {less}")
+        value, low, high = lowered(columns[name], before)
+        less = f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
+        click.echo(f"{name} less before training, bits per byte over all bytes, each response beside itself: {less}")
     click.echo(
         f"\n{len(run.selected)} rows are few, and IFD and likelihood share a signal: "
         "these figures show that the chain runs, not that a selection is better."
     )
 
 
-def _figure_less(run: Run, before: Run) -> str:
-    value, low, high = lowered(run, before)
-    return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
-
-
 def lowered(run: Run, before: Run) -> tuple[float, float, float]:
     """Bits per byte of the held-out responses less those before training, with a 95% interval over responses.
 
-    Both models read the same responses, so what is resampled is the difference: it is far surer than either figure.
+    Over all bytes together, where `bits_per_byte` of the evaluation is the mean of the sources' own. Both models read
+    the same responses, so what is resampled is the difference: it is far surer than either figure.
     """
     after, earlier = ({item["id"]: item for item in _measured(one)} for one in (run, before))
     ids = sorted(after.keys() & earlier.keys())
     was = np.array([earlier[one]["loss"] for one in ids])
-    bits = was / np.array([earlier[one]["bits_per_byte"] for one in ids])  # bytes, in nats a bit
+    size = was / np.array([earlier[one]["bits_per_byte"] for one in ids])  # in bytes, times the nats of a bit
     change = np.array([after[one]["loss"] for one in ids]) - was
     times = np.random.default_rng(0).multinomial(len(ids), np.full(len(ids), 1 / len(ids)), 4000)
-    low, high = np.percentile(times @ change / (times @ bits), [2.5, 97.5])
-    return float(change.sum() / bits.sum()), float(low), float(high)
+    low, high = np.percentile(times @ change / (times @ size), [2.5, 97.5])
+    return float(change.sum() / size.sum()), float(low), float(high)
 
 
 def _measured(run: Run) -> list[Mapping[str, Any]]:

@@ -267,7 +267,7 @@ def arms(run: Run) -> list[dict[str, Any]]:
     steps = [done.planned.step for done in run.state.done]
     selects = [step for step in steps if step.hook == "select"]
     found = []
-    for name, one in {"this run": run, **run.arms}.items():
+    for name, one in run.all.items():
         exchanged = [done.planned.step for done in one.state.done if done.planned.step not in steps]
         ids = {one.state.pool.samples[row].id for row in kept_rows(one.state)}
         its = (exchanged or selects)[-1:]

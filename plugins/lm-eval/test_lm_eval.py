@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from siftune import Context, Sample, UserError, models, prompts
+from siftune.intervals import wilson
 from siftune_lm_eval import figures
 from siftune_lm_eval.method import LMEval
 from siftune_lm_eval.quickstart import rows
@@ -221,9 +222,9 @@ def test_figures_agree_with_lm_eval_on_its_own(asked_llama, own_tasks, tmp_path)
 
 
 def test_intervals_of_shares_stay_shares():
-    none = figures._wilson(0.0, 20)
+    none = wilson(0.0, 20)
     assert none["low"] == pytest.approx(0.0, abs=1e-12) and none["high"] == pytest.approx(0.1611, abs=1e-4)
-    half = figures._wilson(0.5, 100)
+    half = wilson(0.5, 100)
     assert (half["low"], half["high"]) == pytest.approx((0.4038, 0.5962), abs=1e-4)
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from siftune.intervals import NORMAL, wilson
 
 from .answering import BUNDLED
 
-NORMAL = 1.959964  # 95% of a normal distribution lie within so many standard errors
 RESAMPLES = 2000
 
 Floats = npt.NDArray[np.float64]
@@ -43,7 +43,7 @@ def metrics(found: Mapping[str, Any]) -> dict[str, Any]:
 def _with_interval(value: float, error: Any, name: str, samples: Sequence[Sample]) -> Any:
     each: list[Any] = [sample.get(name) for sample in samples]
     if each and all(one in (0, 1) for one in each) and math.isclose(value, float(np.mean(each))):
-        return {"value": value, **_wilson(value, len(each)), "n": len(each)}
+        return wilson(value, len(each))
     if not _is_finite(error):
         return value
     told = {"value": value, "low": value - NORMAL * error, "high": value + NORMAL * error}
@@ -52,14 +52,6 @@ def _with_interval(value: float, error: Any, name: str, samples: Sequence[Sample
 
 def _is_finite(value: Any) -> bool:
     return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _wilson(share: float, count: int) -> dict[str, float]:
-    """Interval of a share: Wilson's, which stays inside 0 and 1 and does not vanish at them."""
-    squared = NORMAL**2
-    middle = (share + squared / (2 * count)) / (1 + squared / count)
-    half = NORMAL * math.sqrt(share * (1 - share) / count + squared / (4 * count**2)) / (1 + squared / count)
-    return {"low": max(0.0, middle - half), "high": min(1.0, middle + half)}
 
 
 def _bundled(task: str, samples: Sequence[Sample]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ class LMEval(Method):
     network."""
 
     requires: ClassVar = ("model",)
-    uses: ClassVar = ("prompts", "readers")
+    uses: ClassVar = ("prompts", "readers", "intervals")
 
     model: Annotated[str | None, "causal LM to evaluate"] = None
     tasks: Annotated[list[str], "task or group; several, or with commas (the bundled group, unless said)"] = (

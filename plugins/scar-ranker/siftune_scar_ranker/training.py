@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 from siftune import Context, Method, Samples, Trained, UserError, hookimpl
+from siftune.intervals import wilson
 
 from . import checkpoint, rows
 from .quadruples import NAMES, Gate, Quadruple, allowed
@@ -27,7 +28,7 @@ class ScarRanker(Method):
 
     reads: ClassVar[str] = "text-encoder"
     makes: ClassVar[str] = "ranker"
-    uses: ClassVar[Sequence[str]] = ("encoding",)
+    uses: ClassVar[Sequence[str]] = ("encoding", "intervals")
 
     model: Annotated[str, "text encoder to start from, or a ranker to train further"] = "minilm"
     human: Annotated[str | None, "column of the input with the human's answer (the response, unless said)"] = None
@@ -141,7 +142,8 @@ class ScarRanker(Method):
             "pairs": dict(zip(NAMES, flags[train].sum(0).tolist(), strict=True)), "languages": languages,
             "steps": progress.taken, "epochs": progress.epochs, "best_epoch": progress.best + 1,
         }  # fmt: skip
-        return figures, {f"accuracy of {name}": accuracy(right) for name, right in tested.items()}
+        shares = {name: wilson(float(right.mean()), len(right)) for name, right in tested.items()}
+        return figures, {f"accuracy of {name}": share for name, share in shares.items()}
 
     def _quadruples(self, samples: Samples) -> list[Quadruple]:
         """What there is to train on, without referenced answers if they are not wanted."""
@@ -176,15 +178,6 @@ class ScarRanker(Method):
             run.say("no referenced answers: direct above human is learned alone, without the triplets")
         run.note(gate=gate)
         return flags
-
-
-def accuracy(right: npt.NDArray[np.bool_]) -> dict[str, float]:
-    """How many are right, with Wilson's 95% interval, which holds for few and for all right too."""
-    n, z, value = len(right), 1.96, float(right.mean())
-    room = z * z / n
-    middle = (value + room / 2) / (1 + room)
-    reach = z / (1 + room) * float(np.sqrt(value * (1 - value) / n + room / (4 * n)))
-    return {"value": value, "low": max(0.0, middle - reach), "high": min(1.0, middle + reach), "n": n}
 
 
 def split(every: Sequence[Quadruple], share: float, seed: int) -> tuple[Any, Any, Any]:
